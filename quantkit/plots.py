@@ -257,7 +257,7 @@ def agreement(models: Sequence[EvaluatedModel], *, ax: "Axes | None" = None) -> 
     """Plot the agreement of each pair of models in percent.
 
     Args:
-        models: ``answers`` of `quantkit.evaluate_models`.
+        models: ``answers`` of `quantkit.compare`.
         ax: axes to draw into; those of a new figure by default.
     """
     names = [model.name for model in models]
@@ -280,7 +280,7 @@ def confidence(reference: EvaluatedModel, candidate: EvaluatedModel, *, ax: "Axe
     """Plot the confidence of two models on every image; images with different classes are marked.
 
     Args:
-        reference: one of the ``answers`` of `quantkit.evaluate_models`.
+        reference: one of the ``answers`` of `quantkit.compare`.
         candidate: another of them.
         ax: axes to draw into; those of a new figure by default.
     """

@@ -34,13 +34,13 @@ def test_ci_run_runs_linters_docs_tests_and_torch_tests(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["lint", "docs", "test", "test-torch"])
-def test_fails_with_each_of_them(target: str, tmp_path: Path) -> None:
+def test_ci_run_fails_with_each_of_them(target: str, tmp_path: Path) -> None:
     code, targets, _ = ci_run(tmp_path, failing=target)
     assert code != 0
     assert targets[-1] == target
 
 
-def test_torch_that_cannot_be_installed_is_a_loud_warning_and_no_failure(tmp_path: Path) -> None:
+def test_ci_run_without_torch_warns_and_passes(tmp_path: Path) -> None:
     code, targets, said = ci_run(tmp_path, failing="setup-torch")
     assert (code, targets) == (0, ["lint", "docs", "test", "setup-torch"])
     assert "WARNING: torch could not be installed, so the torch tests DID NOT RUN." in said

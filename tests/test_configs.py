@@ -45,13 +45,13 @@ def geometry(pipeline: Pipeline) -> tuple[object, object, str]:
     return resize.size, crop.size[0], resize.interpolation
 
 
-def test_all_files_of_the_folder_ship_with_the_package() -> None:
+def test_configs_all_files_ship_with_package() -> None:
     assert set(CONFIGS) == {path.stem for path in FOLDER.glob("*.yaml")}
     assert set(CONFIGS) == {*TORCHVISION, "iresnet50", "iresnet101", "iresnet152", "iresnet200"}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_ready_config_is_valid_and_about_its_network(name: str) -> None:
+def test_config_is_valid_and_about_its_network(name: str) -> None:
     project = parse_project(CONFIGS[name], name)
     assert project.model == Path(f"{name}.onnx")
     assert project.run == Path("runs") / name
@@ -64,7 +64,7 @@ def test_a_ready_config_is_valid_and_about_its_network(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_ready_config_names_every_key_in_use_or_as_a_comment(name: str) -> None:
+def test_config_names_every_key_in_use_or_as_comment(name: str) -> None:
     lines = [line.removeprefix("# ") for line in CONFIGS[name].splitlines()]
     named = {line.partition(":")[0] for line in lines if ":" in line}
     assert set(Project.model_fields) - named <= {"preset", "ops", "names"}  # one of the two; ImageNet's are known
@@ -80,7 +80,7 @@ def test_config_preprocessing_is_that_of_the_weights_evaluation(name: str) -> No
 
 @pytest.mark.torch
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_torchvision_says_the_same(name: str) -> None:
+def test_config_preprocessing_equals_torchvision(name: str) -> None:
     models = pytest.importorskip("torchvision", reason="needs quantkit[torch]").models
     transforms = models.get_model_weights(name)[TORCHVISION[name][0]].transforms()
     said = (transforms.resize_size[0], transforms.crop_size[0], transforms.interpolation.value)
@@ -88,7 +88,7 @@ def test_torchvision_says_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("depth", [50, 101, 152, 200])
-def test_iresnets_take_the_usual_crop(depth: int) -> None:
+def test_config_of_iresnet_takes_usual_crop(depth: int) -> None:
     assert geometry(pipeline_of(f"iresnet{depth}")) == (256, 224, "bilinear")
 
 

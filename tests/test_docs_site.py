@@ -48,7 +48,7 @@ def test_api_reference_lists_every_public_name_once(hooks: ModuleType) -> None:
     assert sorted(listed) == sorted(set(quantkit.__all__) - {"__version__"})
 
 
-def test_site_loads_nothing_from_elsewhere() -> None:
+def test_docs_site_loads_nothing_from_elsewhere() -> None:
     config = (ROOT / "mkdocs.yml").read_text()
     assert "font: false" in config
     assert "http" not in config

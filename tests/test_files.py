@@ -7,7 +7,7 @@ from quantkit.errors import OutputError
 from quantkit.files import make_folder, replacing, sha256_file, sha256_json, write_json, write_text
 
 
-def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
+def test_replacing_failed_write_keeps_old_file_only(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     write_text(path, "old")
 
@@ -22,18 +22,18 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_numbers_that_json_does_not_have_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_write_json_non_finite_number_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"x": float("nan")})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_on_the_way_are_made(tmp_path: Path) -> None:
+def test_write_text_makes_folders(tmp_path: Path) -> None:
     write_text(tmp_path / "a" / "b" / "c.txt", "x")
     assert (tmp_path / "a" / "b" / "c.txt").read_text() == "x"
 
 
-def test_what_cannot_be_written_is_named_with_the_reason(tmp_path: Path) -> None:
+def test_write_text_impossible_place_is_named_with_reason(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"file.*cannot create the folder \(.*(exists|directory)"):
         make_folder(tmp_path / "file")
@@ -43,7 +43,7 @@ def test_what_cannot_be_written_is_named_with_the_reason(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
+def test_replacing_full_disk_is_an_output_error(tmp_path: Path) -> None:
     path = tmp_path / "out"
 
     def fill(temporary: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_full_disk_is_an_output_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_digests_are_sha256(tmp_path: Path) -> None:
+def test_sha256_of_file_and_json_is_that_of_hashlib(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"a" * 3_000_000)
     assert sha256_file(path) == hashlib.sha256(b"a" * 3_000_000).hexdigest()

@@ -69,7 +69,7 @@ def test_kernel_refuses_arrays_of_another_type_or_with_gaps(x: np.ndarray) -> No
         _total(x, x.size)
 
 
-def test_machine_code_is_kept_and_damage_to_it_noticed(folder: Path) -> None:
+def test_kernel_machine_code_is_cached_and_damage_noticed(folder: Path) -> None:
     x = np.arange(1.0, 9.0)
     _fresh()(x, x.size)
     (file,) = folder.iterdir()
@@ -87,7 +87,7 @@ def test_kernel_works_where_no_folder_can_be_written(monkeypatch: pytest.MonkeyP
     assert _fresh()(np.ones(4), 4) == 0.0
 
 
-def test_key_depends_on_constants_and_inlined_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_key_depends_on_constants_and_inlined_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     key = _total._key()
     monkeypatch.setitem(_total.function.__globals__, "FACTOR", 4.0)
     assert _total._key() != key
@@ -118,7 +118,7 @@ def test_kernel_runs_with_an_llvmlite_that_lacks_a_pass(folder: Path, monkeypatc
     assert list(folder.iterdir()) == []
 
 
-def test_kernels_of_earlier_processes_need_no_numba() -> None:
+def test_kernel_of_earlier_process_needs_no_numba() -> None:
     code = (
         "import sys\nimport numpy as np\n"
         "from quantkit.evaluation.drift_kernel import Grid, image_terms\n"

@@ -18,12 +18,12 @@ def code_of(path: Path) -> list[dict[str, Any]]:
     return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
 
 
-def test_the_notebooks_are_there() -> None:
+def test_notebooks_are_those_expected() -> None:
     assert [path.stem for path in NOTEBOOKS] == ["01_drift_analysis", "02_choosing_a_method", "03_card_vs_simulation"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_holds_no_output(path: Path) -> None:
+def test_notebook_holds_no_output(path: Path) -> None:
     notebook = json.loads(path.read_text())
     assert notebook["metadata"].keys() == {"kernelspec", "language_info"}
     for cell in code_of(path):
@@ -32,7 +32,7 @@ def test_a_notebook_holds_no_output(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_takes_nothing_from_the_package_but_its_public_names(path: Path) -> None:
+def test_notebook_uses_public_names_only(path: Path) -> None:
     used = set()
     for cell in code_of(path):
         for node in ast.walk(ast.parse("".join(cell["source"]))):

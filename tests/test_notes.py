@@ -36,13 +36,13 @@ def test_grouped_equal_strings_are_counted() -> None:
 
 
 @pytest.mark.parametrize("kind", NoteKind)
-def test_every_kind_has_a_summary(kind: NoteKind) -> None:
+def test_note_kinds_all_have_a_summary(kind: NoteKind) -> None:
     [group] = grouped([Note("one", kind), Note("two", kind)])
     assert group.is_summary
     assert "2" in group.text
 
 
-def test_with_prefix_keeps_kind_and_number() -> None:
+def test_note_with_prefix_keeps_kind_and_number() -> None:
     note = Note("key: kept", NoteKind.UNKNOWN_KEY, number=4, severity=2.0).with_prefix("vamc.yaml: ")
     assert (note, note.kind, note.number, note.severity) == ("vamc.yaml: key: kept", NoteKind.UNKNOWN_KEY, 4, 2.0)
 

@@ -30,7 +30,7 @@ targets = st.sampled_from(list(TARGETS.values()))
 
 @given(range_=ranges, target=targets, share=hnp.arrays(np.float64, 64, elements=st.floats(0, 1)))
 @settings(max_examples=200)
-def test_inside_the_range_the_error_is_at_most_half_a_step(range_: Range, target: Target, share: np.ndarray) -> None:
+def test_quantize_within_range_error_is_at_most_half_a_step(range_: Range, target: Target, share: np.ndarray) -> None:
     qparams = target.activations.qparams(range_)
     x = (range_.lo + share * (range_.hi - range_.lo)).astype(np.float32)
     scale = float(qparams.scale)
@@ -42,12 +42,12 @@ def test_inside_the_range_the_error_is_at_most_half_a_step(range_: Range, target
 
 
 @given(range_=ranges, target=targets)
-def test_zero_is_exact(range_: Range, target: Target) -> None:
+def test_quantize_zero_is_exact(range_: Range, target: Target) -> None:
     assert fake_quantize(np.zeros(3, np.float32), target.activations.qparams(range_)).tolist() == [0.0, 0.0, 0.0]
 
 
 @given(range_=ranges, target=targets, x=hnp.arrays(np.float32, 32, elements=st.floats(-(2.0**99), 2.0**99, width=32)))
-def test_quantizing_twice_changes_nothing(range_: Range, target: Target, x: np.ndarray) -> None:
+def test_quantize_twice_changes_nothing(range_: Range, target: Target, x: np.ndarray) -> None:
     qparams = target.activations.qparams(range_)
     once = quantize(x, qparams)
     np.testing.assert_array_equal(quantize(dequantize(once, qparams), qparams), once)
@@ -75,7 +75,7 @@ def onnxruntime_quantize(x: np.ndarray, qparams: QParams) -> tuple[np.ndarray, n
 
 
 @pytest.mark.parametrize("target", [ORT, TENSORRT], ids=lambda t: t.name)
-def test_the_quantizer_is_onnxruntimes(target: Target) -> None:
+def test_quantize_equals_onnxruntime(target: Target) -> None:
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.standard_normal(500) * 3, np.arange(-20, 20) * 0.5]).astype(np.float32)
     qparams = target.activations.qparams(Range(-6.35, 6.35))
@@ -86,7 +86,7 @@ def test_the_quantizer_is_onnxruntimes(target: Target) -> None:
     np.testing.assert_array_equal(dequantize(q, qparams), y)
 
 
-def test_per_channel_weights_are_quantized_as_onnxruntime_does() -> None:
+def test_quantize_per_channel_equals_onnxruntime() -> None:
     w = np.random.default_rng(0).standard_normal((6, 4, 3, 3)).astype(np.float32)
     w[2] = 0.0
     qparams = ORT.weights.qparams(np.abs(w).max(axis=(1, 2, 3)), axis=0)
@@ -99,17 +99,17 @@ def test_per_channel_weights_are_quantized_as_onnxruntime_does() -> None:
 @pytest.mark.parametrize(
     ("target", "scale"), [(TENSORRT, 2.0 / 127), (VACC, 2.0 / 128), (ORT, 3.0 / 255)], ids=lambda v: str(v)[:12]
 )
-def test_each_target_names_its_own_scale(target: Target, scale: float) -> None:
+def test_target_names_its_own_scale(target: Target, scale: float) -> None:
     assert float(target.activations.qparams(Range(-1.0, 2.0)).scale) == pytest.approx(scale, rel=1e-7)
 
 
-def test_powers_of_two_round_the_threshold_up() -> None:
+def test_symmetric_scale_power_of_two_rounds_threshold_up() -> None:
     qparams = symmetric_qparams(np.array([3.0, 4.0, 0.0, 0.3]), divisor=128.0, axis=0, power_of_two=True)
     assert qparams.scale.tolist() == [4 / 128, 4 / 128, 1.0, 0.5 / 128]
 
 
 @pytest.mark.parametrize("tiny", [0.0, 1e-45, 1e-40])
-def test_a_range_too_small_for_a_normal_scale_counts_as_zero(tiny: float) -> None:
+def test_affine_qparams_too_small_range_counts_as_zero(tiny: float) -> None:
     for target in TARGETS.values():
         qparams = target.activations.qparams(Range(0.0, tiny))
         assert float(qparams.scale) == 1.0
@@ -117,13 +117,13 @@ def test_a_range_too_small_for_a_normal_scale_counts_as_zero(tiny: float) -> Non
     assert affine_qparams(Range(0, SMALLEST_SCALE * 300), qmin=0, qmax=255, dtype="uint8").scale > 0
 
 
-def test_clipping_comes_before_the_cast() -> None:
+def test_quantize_clips_before_cast() -> None:
     qparams = affine_qparams(Range(0.0, 1.0), qmin=0, qmax=255, dtype=np.uint8)
     assert quantize(np.array([-5.0, 2.0, 1e30], np.float32), qparams).tolist() == [0, 255, 255]
 
 
 @pytest.mark.parametrize("ends", [(1.0, 2.0), (-2.0, -1.0), (0.0, np.inf), (np.nan, 1.0)])
-def test_a_range_holds_zero_and_is_finite(ends: tuple[float, float]) -> None:
+def test_range_without_zero_or_not_finite_is_refused(ends: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="a range needs finite ends"):
         Range(*ends)
 
@@ -138,7 +138,7 @@ def test_a_range_holds_zero_and_is_finite(ends: tuple[float, float]) -> None:
         ({"qmin": 5}, "zero_point must lie in"),
     ],
 )
-def test_parameters_that_break_an_invariant_are_refused(change: dict[str, Any], message: str) -> None:
+def test_qparams_that_break_an_invariant_are_refused(change: dict[str, Any], message: str) -> None:
     good: dict[str, Any] = {
         "scale": np.ones((), np.float32),
         "zero_point": np.zeros((), np.uint8),
@@ -150,6 +150,6 @@ def test_parameters_that_break_an_invariant_are_refused(change: dict[str, Any], 
         QParams(**{**good, **change})
 
 
-def test_a_target_that_is_not_there_is_named() -> None:
+def test_as_target_unknown_name_is_refused() -> None:
     with pytest.raises(UsageError, match="there is no target 'tpu'; choose one of ort, tensorrt, vacc"):
         parse_target("tpu")

@@ -170,7 +170,7 @@ def test_sensitivity_plots_noise_added_and_removed():
     assert "two" in found._repr_html_()
 
 
-def test_axes_given_are_drawn_into(comparison):
+def test_plots_draw_into_given_axes(comparison):
     import matplotlib.pyplot as plt
 
     _, axes = plt.subplots()
@@ -183,7 +183,7 @@ def test_comparison_in_a_notebook_is_a_table_with_escaped_names(comparison, mode
     assert "<td>&lt;b&gt;</td>" in compare_models(models)._repr_html_()
 
 
-def test_without_matplotlib_plots_name_the_extra():
+def test_plots_without_matplotlib_name_the_extra():
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
         "import quantkit\n"

@@ -71,11 +71,11 @@ def test_schema_describes_every_key() -> None:
 @pytest.mark.parametrize(
     "text", ["a.onnx", "a b.onnx", "yes", "a: b", "1.5", "#x", "ü.onnx", "a'b\"c", "-", "C:\\m.onnx"]
 )
-def test_quoted_text_is_read_back(text: str) -> None:
+def test_project_quoted_text_is_read_back(text: str) -> None:
     assert YAML(typ="safe", pure=True).load(f"key: {quoted(text)}") == {"key": text}
 
 
-def test_new_project_is_valid_and_fits_the_model(tmp_path: Path) -> None:
+def test_project_new_file_is_valid_and_fits_model(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     tiny_model(tmp_path / "models/my net.onnx")
     path = new_project(tmp_path / "models/my net.onnx", tmp_path, images=tmp_path / "val")
@@ -88,7 +88,7 @@ def test_new_project_is_valid_and_fits_the_model(tmp_path: Path) -> None:
     assert pipeline.output_size == (summary.image.height or 224, summary.image.width or 224)
 
 
-def test_new_project_does_not_overwrite(tmp_path: Path) -> None:
+def test_project_new_file_does_not_overwrite(tmp_path: Path) -> None:
     tiny_model(tmp_path / "m.onnx")
     (tmp_path / "quantkit.yaml").write_text("model: other.onnx\n")
     with pytest.raises(UsageError, match="the file exists and is not overwritten"):
@@ -96,7 +96,7 @@ def test_new_project_does_not_overwrite(tmp_path: Path) -> None:
     assert (tmp_path / "quantkit.yaml").read_text() == "model: other.onnx\n"
 
 
-def test_all_faults_of_a_file_are_named_at_once() -> None:
+def test_project_faults_of_file_are_named_at_once() -> None:
     text = "ops:\n- {op: decode, mdoe: RGB}\n- {op: rezise, size: 3}\n- {op: to_tensor, divisor: -1}\n"
     with pytest.raises(ConfigError) as refused:
         parse_pipeline(text, "p.yaml")
@@ -115,7 +115,7 @@ def test_all_faults_of_a_file_are_named_at_once() -> None:
         ("0", "[1, 2, 3]", ((0.0,) * 3, (1.0, 2.0, 3.0))),
     ],
 )
-def test_one_number_is_the_mean_or_std_of_every_channel(mean: str, std: str, expected: Any) -> None:
+def test_normalize_one_number_is_mean_or_std_of_every_channel(mean: str, std: str, expected: Any) -> None:
     text = f"ops:\n- op: decode\n- op: to_tensor\n- {{op: normalize, mean: {mean}, std: {std}}}\n"
     normalize = parse_pipeline(text, "p.yaml").ops[-1]
     assert isinstance(normalize, Normalize)
@@ -123,7 +123,7 @@ def test_one_number_is_the_mean_or_std_of_every_channel(mean: str, std: str, exp
     assert Pipeline(ops=(Decode(mode="L"), ToTensor(), Normalize(mean=0.5, std=0.5))).ops[-1].mean == (0.5,)  # type: ignore
 
 
-def test_one_std_that_is_zero_is_refused() -> None:
+def test_normalize_std_of_zero_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"greater than 0"):
         parse_pipeline("ops:\n- op: decode\n- op: to_tensor\n- {op: normalize, mean: 0, std: 0}\n", "p.yaml")
 

@@ -41,7 +41,7 @@ class _PathLike:
         return str(self._path)
 
 
-def test_names_give_what_values_give(folder: Path) -> None:
+def test_arguments_names_equal_values(folder: Path) -> None:
     by_name = quantkit.quantize(str(folder / "run"), method="kl", target="ort", out=str(folder / "a.onnx"))
     by_value = quantkit.quantize(
         folder / "run", method=quantkit.Kl(), target=quantkit.ORT, out=_PathLike(folder / "b.onnx")
@@ -52,7 +52,7 @@ def test_names_give_what_values_give(folder: Path) -> None:
     assert solved == quantkit.solve_all(statistics.tensors, quantkit.MinMax(), quantkit.VACC)
 
 
-def test_text_paths_and_presets_work_everywhere(folder: Path) -> None:
+def test_arguments_text_paths_and_presets_work_everywhere(folder: Path) -> None:
     image = sorted((folder / "images").rglob("*.png"))[0]
     assert quantkit.preprocess(str(image), str(folder / "pipeline.yaml")).dtype == np.float32
     assert quantkit.preprocess(image, "digits").shape == (1, 8, 8)
@@ -124,7 +124,7 @@ PAIR = ["fp32", "int8-tensorrt"]
         (lambda: quantkit.solve_all({}, "nope", "ort"), "there is no method 'nope'"),
     ],
 )
-def test_wrong_arguments_end_in_one_clear_error(
+def test_arguments_wrong_ones_give_one_clear_error(
     call: Any, match: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)

@@ -21,7 +21,7 @@ def test_readme_python_example_runs(
     assert int(tensors) > 20
 
 
-def test_the_commands_it_names_exist() -> None:
+def test_readme_commands_exist() -> None:
     named = set(re.findall(r"`quantkit ([a-z-]+)`", README.read_text()))
     listing = subprocess.run(
         [sys.executable, "-m", "quantkit.cli.main", "--help"], capture_output=True, text=True, check=True

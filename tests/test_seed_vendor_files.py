@@ -194,7 +194,7 @@ def test_seed_steps_end_with_files_of_the_vendors(
     )
 
 
-def test_antialias_or_not_moves_top1_by_points(shared_assets: Path, tmp_path: Path, quantkit: Quantkit) -> None:
+def test_resize_antialias_or_not_moves_top1_by_points(shared_assets: Path, tmp_path: Path, quantkit: Quantkit) -> None:
     """SqueezeNet on every second photograph: 62.8 % as the card computes it, 59.2 % with antialias."""
     for photo in sorted((shared_assets / "imagenet_samples").glob("*.JPEG"))[::2]:
         path = tmp_path / "val" / photo.name.split("_")[0] / photo.name

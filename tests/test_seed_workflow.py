@@ -101,7 +101,7 @@ def give_checkpoint(source: Path, path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["onnx", pytest.param("checkpoint", marks=pytest.mark.torch)])
-def test_the_seed_workflow(given: str, shared_assets: Path, tmp_path: Path, quantkit: Quantkit) -> None:
+def test_seed_workflow_runs_through(given: str, shared_assets: Path, tmp_path: Path, quantkit: Quantkit) -> None:
     # What a user has: a network, and ImageNet as it comes.
     if given == "onnx":
         (tmp_path / "squeezenet1_1.onnx").symlink_to(shared_assets / "squeezenet1_1.onnx")

@@ -126,5 +126,6 @@ def _verdict(advice: "Advice") -> tuple[str, ...]:
     lines.insert(1, "ranked by agreement with fp32 on the selection split, then by top-1; of equals, the first tried")
     if costly := [one for one in advice.sensitivities if one.gain_db > 0.0][:5]:
         gains = ", ".join(f"{one.conv} {one.gain_db:+.1f} dB" for one in costly)
-        lines.insert(0, f"most sensitive convolutions (gain of the scores' SQNR when in float): {gains}")
+        said = "most sensitive convolutions (gain of the scores' SQNR when in float, on calibration images)"
+        lines.insert(0, f"{said}: {gains}")
     return tuple(lines)

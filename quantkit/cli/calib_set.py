@@ -8,17 +8,16 @@ import typer
 from quantkit.cli.app import sub_app
 from quantkit.cli.options import SkipDamagedOption
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_lines, print_next, spread
+from quantkit.cli.set_summary import print_left_out, print_set
+from quantkit.cli.show import print_files, print_lines, print_next
 from quantkit.cli.terminal import console
 from quantkit.errors import CalibrationSetError, ConfigError, UsageError
 from quantkit.files import make_folder
 
 if TYPE_CHECKING:
-    from quantkit.data.calibration_set import CalibrationSet, LeftOut
+    from quantkit.data.calibration_set import CalibrationSet
 
 app = sub_app("calib-set", "Build a class-balanced, checked, reproducible calibration set.")
-
-_SHOWN = 20
 
 SetFile = Annotated[Path, typer.Argument(metavar="SET.csv", help="A calibration set.")]
 Images = Annotated[
@@ -47,7 +46,7 @@ def build(
         ),
     ] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one per line in class-index order.")] = None,
-    count: Annotated[int, typer.Option(help="Number of images.")] = 1000,
+    count: Annotated[int | None, typer.Option(help="Number of images.")] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the selection.")] = 0,
     unlabelled: Annotated[
         bool, typer.Option("--unlabelled", help="Ignore labels and draw uniformly from all images.")
@@ -85,7 +84,7 @@ def build(
             )
     _require_same_images(out, chosen)
     chosen.save(out)
-    _print_summary(chosen)
+    print_set(chosen)
     if materialize is not None:
         _materialize(chosen, materialize, link)
     print_files([out, *([] if materialize is None else [materialize])])
@@ -101,9 +100,9 @@ def check(set_: SetFile, images: Images = None, workers: Workers = None) -> None
     chosen = _load(set_, images)
     with show_progress() as progress:
         problems = chosen.verify(workers, progress)
-    _print_summary(chosen)
+    print_set(chosen)
     if problems:
-        _print_left_out("faulty", problems)
+        print_left_out("faulty", problems)
         raise CalibrationSetError(
             f"{len(problems)} of {len(chosen)} images are missing, changed or damaged",
             where=set_,
@@ -141,7 +140,7 @@ def rebuild(
     with show_progress() as progress:
         chosen = rebuild_calibration_set(CalibrationSet.load(set_), images, workers=workers, progress=progress)
     chosen.save(out)
-    _print_summary(chosen)
+    print_set(chosen)
     print_files([out])
     _print_next_calibrate(out)
 
@@ -162,7 +161,7 @@ def _print_next_calibrate(set_: Path) -> None:
     print_next(*words)
 
 
-def _planned(labels: Path | None, names: Path | None, count: int, seed: int) -> "CalibrationSet":
+def _planned(labels: Path | None, names: Path | None, count: int | None, seed: int) -> "CalibrationSet":
     if labels is None:
         raise UsageError("neither images nor labels are given", where="calib-set build", fix="give --images DIR")
     from quantkit.data.rebuild import plan_from_file
@@ -202,20 +201,3 @@ def _materialize(chosen: "CalibrationSet", folder: Path, link: bool) -> None:
     with show_progress() as progress:
         materialize(chosen, folder, link=link, progress=progress)
     print_lines(f"{len(chosen)} images are in {folder}")
-
-
-def _print_summary(chosen: "CalibrationSet") -> None:
-    counts = chosen.per_class.values()
-    classes = f"{len(counts)} classes, {spread(counts)} each" if counts else "no labels"
-    lines = [f"{len(chosen)} images: {classes}; labels: {chosen.source}; seed {chosen.seed}"]
-    lines.append(f"digest {chosen.digest}" if chosen.is_rebuilt else "no digests yet: selected from labels alone")
-    lines.extend(f"note: {remark}" for remark in chosen.remarks)
-    print_lines(*lines)
-    _print_left_out("left out", chosen.left_out)
-
-
-def _print_left_out(what: str, items: "tuple[LeftOut, ...]") -> None:
-    for item in items[:_SHOWN]:
-        print_lines(f"{what}: {item.name}: {item.why}")
-    if len(items) > _SHOWN:
-        console.print(f"... and {len(items) - _SHOWN} more")

@@ -16,6 +16,7 @@ from quantkit.cli.options import (
     given_once,
 )
 from quantkit.cli.progress import show_progress
+from quantkit.cli.set_summary import print_left_out, set_line
 from quantkit.cli.show import (
     parse_percent,
     print_coverage,
@@ -55,34 +56,49 @@ def calibrate(
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
     from quantkit.cli.calibration_settings import calibration_settings, merged_settings
-    from quantkit.runs.configuration import record_settings
     from quantkit.workflows.calibrate import calibrate as step
     from quantkit.workflows.project import load_project
 
     given = replace(given, model=given_once(subject, given.model, "model"))
     where, project = execution.arguments(), load_project()
     settings = calibration_settings(given, project)
+    stable = parse_percent(until_stable, "--until-stable")
     least = parse_percent(require_coverage, "--require-coverage", all_allowed=True)
     print_preset_notes(given.preset, project)
     merged = merged_settings(given, settings, execution, project, until_stable=until_stable)
     with show_progress() as progress:
         chosen = settings.calibration_set(progress)
-    with show_progress(merged.by_name) as progress:
+    _print_set(chosen, drawn=chosen != settings.set)
+    with show_progress(merged.by_name, recorded="calibrate") as progress:
         done = step(
             settings.model,
             chosen,
             **settings.arguments(),
-            until_stable=parse_percent(until_stable, "--until-stable"),
+            until_stable=stable,
             fresh=fresh,
             require_coverage=least,
             check_preprocessing=check_preprocessing,
             **where,
             progress=progress,
         )
-    record_settings(done.run, "calibrate", merged.by_name)
     about = {"run": str(done.run), "images": len(done.statistics.images)}
     session.event("result", result={**about, **done.quantized.to_json()})
     _print(done, None if chosen == settings.set else chosen)
+
+
+def _print_set(manifest: Path, *, drawn: bool) -> None:
+    """Print a set with the source of its labels before the pass, and what was noticed when it was drawn."""
+    from quantkit.data.calibration_set import CalibrationSet
+
+    if not manifest.is_file():  # the calibration says so, after faults of the model
+        return
+    chosen = CalibrationSet.load(manifest)
+    if not session.quiet:
+        print_lines(f"calibration set: {set_line(chosen)}")
+    if drawn:
+        print_notes(chosen.remarks)
+        if not session.quiet:
+            print_left_out("left out", chosen.left_out)
 
 
 def _print(done: "Calibration", drawn: Path | None) -> None:

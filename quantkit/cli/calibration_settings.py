@@ -16,7 +16,7 @@ from quantkit.progress import Progress
 from quantkit.runs.folder import RunFolder
 from quantkit.targets import Target
 from quantkit.workflows.backends import Backend, backends_from
-from quantkit.workflows.project import DRAWN_IMAGES, run_of_model
+from quantkit.workflows.project import run_of_model
 from quantkit.workflows.quantize_task import QuantizeOptions
 
 DRAWN_SET = "set.csv"
@@ -29,12 +29,12 @@ class Draw:
     images: str
     labels: Path | None
     names: Path | None
-    count: int
+    count: int | None
     seed: int
     skip_damaged: bool
 
     def __str__(self) -> str:
-        return f"{self.count} of {self.images}, seed {self.seed}"
+        return f"{self.count or 'at most 1000'} of {self.images}, seed {self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +161,7 @@ def _set(given: CalibrateOptions, project: Project) -> Path | Draw:
             images=given.images,
             labels=given.labels,
             names=project.names,
-            count=DRAWN_IMAGES if given.count is None else given.count,
+            count=given.count,
             seed=given.seed or 0,
             skip_damaged=given.skip_damaged,
         )

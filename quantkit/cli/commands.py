@@ -64,7 +64,7 @@ _COMMANDS: dict[str, _Entry] = {
     ),
     "relink": _Entry(
         ("quantkit.cli.relink",),
-        "Record new locations of the model, calibration set or images of a run, after checking their digests.",
+        "Record where model, calibration set and images of a moved run are; update the paths in its build files.",
     ),
     "export": _Entry(
         ("quantkit.cli.export",),

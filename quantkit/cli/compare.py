@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from quantkit.evaluation.gate import GateVerdict
-    from quantkit.workflows.compare import Evaluation
+    from quantkit.workflows.compare import ModelComparison
     from quantkit.workflows.vacc.error_breakdown import ErrorBreakdown
 
 
@@ -101,8 +101,7 @@ def compare(
     from quantkit.files import write_text
     from quantkit.report.tables import csv_text
     from quantkit.report.tables import markdown as markdown_text
-    from quantkit.runs.configuration import record_settings
-    from quantkit.workflows.compare import evaluate_models
+    from quantkit.workflows.compare import compare as step
     from quantkit.workflows.project import load_project
     from quantkit.workflows.report import report
     from quantkit.workflows.vacc.error_breakdown import error_breakdown
@@ -129,8 +128,8 @@ def compare(
         merged.add("exclude", on.exclude, given=on.exclude)
         merged.add("limit", limit, given=limit)
         execution.show(merged)
-        with show_progress(merged.by_name) as progress:
-            evaluation = evaluate_models(
+        with show_progress(merged.by_name, recorded="compare") as progress:
+            result = step(
                 models,
                 **settings.arguments(),
                 limit=limit,
@@ -141,20 +140,17 @@ def compare(
                 **where,
                 progress=progress,
             )
-        result = evaluation.comparison
         parts = None
         if breakdown and settings.run is not None:
             with show_progress() as progress:
                 parts = error_breakdown(
                     settings.run,
-                    images=evaluation.images,
+                    images=result.source,
                     pipeline=settings.pipeline,
                     runtime=runtime,
                     threads=execution.threads,
                     progress=progress,
                 )
-        if settings.run is not None:
-            record_settings(settings.run, "compare", merged.by_name)
         verdicts = [verdict for gate in gates for verdict in gate.verdicts(result)]
     # Files are written first, so that a closed pipe (`head`) does not lose them.
     if junit is not None:
@@ -170,10 +166,10 @@ def compare(
     if markdown is not None:
         write_text(markdown, markdown_text(result, verdicts))
     if html is not None:
-        report(evaluation, html, verdicts=verdicts)
+        report(result, html, verdicts=verdicts)
     # Nor may it turn a failed gate into a success.
     with despite_closed_pipe():
-        _print(evaluation, parts, verdicts)
+        _print(result, parts, verdicts)
         print_files(path for path in (json, csv, markdown, html, junit) if path is not None)
         if settings.run is not None:
             print_next("sensitivity", settings.run)
@@ -188,17 +184,17 @@ def _repeated(images: str | None, preset: str | None) -> list[str]:
     return [word for name, value in given.items() if value is not None for word in (name, value)]
 
 
-def _print(evaluation: "Evaluation", breakdown: "ErrorBreakdown | None", verdicts: "Sequence[GateVerdict]") -> None:
+def _print(result: "ModelComparison", breakdown: "ErrorBreakdown | None", verdicts: "Sequence[GateVerdict]") -> None:
     from quantkit.report.tables import accuracy_table, drift_table, notes
 
-    result = evaluation.comparison
     console.print(accuracy_table(result))
     for candidate in result.candidates:
         if candidate.tensors:
             console.print(drift_table(candidate))
     if breakdown is not None:
         console.print(_breakdown_table(breakdown))
-    print_notes(evaluation.notes)
+    print_lines(f"labels: {result.source.source}")
+    print_notes(result.notes)
     print_lines(*dict.fromkeys((*notes(result), *(breakdown.notes if breakdown is not None else ()))))
     for verdict in verdicts:
         print_lines(verdict.line, style=None if verdict.passed else "red")

@@ -53,7 +53,6 @@ def evaluate(
     if len(models) > 1:
         raise UsageError(f"{len(models)} models were given", fix="evaluate one at a time, or use quantkit compare")
     from quantkit.cli.evaluation_settings import cache_folder, evaluation_settings
-    from quantkit.runs.configuration import record_settings
     from quantkit.workflows.evaluate import evaluate as step
     from quantkit.workflows.evaluate import parse_shard
     from quantkit.workflows.project import load_project
@@ -66,7 +65,7 @@ def evaluate(
     merged.add("shard", shard, given=shard)
     merged.add("limit", limit, given=limit)
     execution.show(merged)
-    with show_progress(merged.by_name) as progress:
+    with show_progress(merged.by_name, recorded="eval") as progress:
         done = step(
             models[0],
             **settings.arguments(),
@@ -77,8 +76,6 @@ def evaluate(
             **where,
             progress=progress,
         )
-    if settings.run is not None:
-        record_settings(settings.run, f"eval {done.name}", merged.by_name)
     fresh = len(done.predictions) - done.kept
     if fresh:
         before = f" ({done.kept} were cached)" if done.kept else ""
@@ -87,9 +84,17 @@ def evaluate(
         console.print(f"{fresh} images in {done.elapsed_s:.1f} s, {rate:.1f} images/s{where_run}{before}", markup=False)
     else:
         console.print("all scores were cached, nothing was run")
+    print_lines(f"labels: {done.labels}")
     print_notes(done.notes)
     ran_on = None if done.ran_on is None else done.ran_on.to_json()
-    _finish(done.predictions, done.origin, done.warnings, out, json, {"output": done.output, "ran_on": ran_on})
+    _finish(
+        done.predictions,
+        done.origin,
+        done.warnings,
+        out,
+        json,
+        {"output": done.output, "ran_on": ran_on, "labels": done.labels},
+    )
     if shard is not None and out is not None:
         print_next("eval", "--merge", out, "OTHER.npz", "--out", "all.npz")
     elif settings.run is not None:
@@ -141,7 +146,13 @@ def _finish(
         print_lines(f"warning: {warning}", style="yellow")
     if out is not None:
         save_predictions(out, predictions, origin)
-    content = {**accuracy.to_json(), "classes": predictions.classes, "output": None, "origin": asdict(origin)}
-    content |= dict(about or {})
+    content = {
+        **accuracy.to_json(),
+        "classes": predictions.classes,
+        "output": None,
+        "labels": None,
+        "origin": asdict(origin),
+    }
+    content |= about or {}
     give_result(content, json)
     print_files(path for path in (out, json) if path is not None)

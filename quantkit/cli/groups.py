@@ -32,7 +32,7 @@ _DEFAULTS = {
     "checkpoint": "none",
     "cluster": "none, this process",
     "cluster-mode": "the compiler's own",
-    "count": "1000 drawn images",
+    "count": "1000, or all if there are fewer",
     "csv": "not written",
     "data-transport-mode": "the compiler's own",
     "datalist": "none",

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import typer
 
-from quantkit.config.choices import MethodOrAuto, TargetName
+from quantkit.config.choices import TargetName
+from quantkit.config.method import MethodOrAuto
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -213,14 +213,20 @@ class _AtFirstTask:
 
 
 @contextmanager
-def show_progress(configuration: "Mapping[str, Setting] | None" = None) -> Iterator[Progress]:
+def show_progress(
+    configuration: "Mapping[str, Setting] | None" = None, *, recorded: str | None = None
+) -> Iterator[Progress]:
     """Yield the progress display of the block, as selected by the global options.
 
     Args:
         configuration: effective settings of the command, printed when the work begins.
+        recorded: name of the command in ``run.json``, for one whose settings are recorded there.
     """
+    from quantkit.runs.configuration import recorded_with
+
     first = _AtFirstTask(lambda: print_configuration(configuration or {}))
-    with _receivers() as receivers:
+    recording = nullcontext() if recorded is None else recorded_with(recorded, configuration)
+    with recording, _receivers() as receivers:
         yield _All((first, *receivers))
     first.announce()
 

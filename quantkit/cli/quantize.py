@@ -51,7 +51,6 @@ def quantize(
 ) -> None:
     """Compute the ranges by another method from the statistics of a run, and write the int8 model."""
     from quantkit.config.settings import Settings
-    from quantkit.runs.configuration import record_settings
     from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.quantize import quantize as step
 
@@ -64,7 +63,7 @@ def quantize(
     merged.add("run", folder, given=place, key="run")
     by.show_method(merged, method, target)
     given.show_options(merged, options, bias=bias_correction)
-    with show_progress(merged.by_name) as progress:
+    with show_progress(merged.by_name, recorded="quantize") as progress:
         done = step(
             folder,
             method=method,
@@ -74,7 +73,6 @@ def quantize(
             require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
             progress=progress,
         )
-    record_settings(folder, f"quantize {done.name}", merged.by_name)
     session.event("result", result=done.to_json())
     if explain:
         for row in done.explain():

@@ -7,7 +7,6 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.show import print_files, print_lines, print_next
-from quantkit.errors import UsageError
 
 
 @app.command()
@@ -26,13 +25,11 @@ def relink(
         ),
     ] = None,
 ) -> None:
-    """Record new locations of the model, calibration set or images of a run, after checking their digests."""
-    from quantkit.runs.location import relink as step
+    """Record where model, calibration set and images of a moved run are; update the paths in its build files."""
+    from quantkit.workflows.relink import relink_run
 
-    if model is None and set_ is None and images is None:
-        raise UsageError("nothing to record", fix="give --model, --set or --images")
-    record = step(run, model=model, set_=set_, images=images)
+    record, files = relink_run(run, model=model, set_=set_, images=images)
     print_lines(f"model: {record.model.path}")
     print_lines(f"set: {record.set.path or 'not saved'}")
-    print_files([run / "run.json"])
+    print_files(files, in_folder=run)
     print_next("compare", "fp32", "int8", "--run", run)

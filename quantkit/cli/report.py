@@ -63,9 +63,9 @@ def report(
             **execution.arguments(),
             progress=progress,
         )
-    session.event("result", result=done.comparison.to_json())
-    console.print(accuracy_table(done.comparison))
+    session.event("result", result=done.to_json())
+    console.print(accuracy_table(done))
     print_notes(done.notes)
-    print_lines(*dict.fromkeys(notes(done.comparison)))
+    print_lines(*dict.fromkeys(notes(done)))
     print_files([path])
     print_next("tune", folder)

@@ -21,7 +21,7 @@ from quantkit.cli.options import (
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import give_result, print_files, print_lines, print_next, print_notes
 from quantkit.cli.terminal import console
-from quantkit.config.choices import MethodName
+from quantkit.config.method import MethodName
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -73,7 +73,6 @@ def sensitivity(
     from quantkit.files import write_text
     from quantkit.report.sections.sensitivity import summary
     from quantkit.report.sensitivity import sensitivity_page
-    from quantkit.runs.configuration import record_settings
     from quantkit.runs.folder import RunFolder
     from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.quantized_files import method_of_run
@@ -96,7 +95,7 @@ def sensitivity(
     merged.add("count", count, given=count)
     given.show_options(merged, options, bias=bias_correction)
     merged.add("images", images.images, given=on.images, key="images")
-    with show_progress(merged.by_name) as progress:
+    with show_progress(merged.by_name, recorded="sensitivity") as progress:
         found = step(
             folder,
             method=method,
@@ -108,7 +107,6 @@ def sensitivity(
             **where,
             progress=progress,
         )
-    record_settings(folder, f"sensitivity {found.target}", merged.by_name)
     decision = decide(found)
     # Files are written first, so that a closed pipe (`head`) does not lose them.
     content = found.to_json() | {"decision": decision.to_json()}

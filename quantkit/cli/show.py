@@ -148,9 +148,10 @@ def print_selection(selection: "MethodSelection | None") -> None:
         return
     from quantkit.report.tables import plain_table
 
-    table = plain_table("Method auto: distance from fp32 (chosen: 1)")
+    title = "Method auto: distance from fp32 (chosen: 1) on calibration images held back"
+    table = plain_table(f"{title}{', biases as if corrected' if selection.corrected else ''}")
     table.add_column("method")
-    for heading in ("images", "distance", "SQNR dB", "agree"):
+    for heading in ("images", "distance", "SQNR, dB", "agree"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("outcome")
     for row in selection.rows():

@@ -55,9 +55,7 @@ def tune(
         float | None, typer.Option(min=0.0, max=100.0, help="Minimum agreement with fp32, in percent; none by default.")
     ] = None,
     target: TargetOption = None,
-    time: Annotated[
-        str | None, typer.Option(help="Time limit, such as 10m, with the final model; no limit by default.")
-    ] = None,
+    time: Annotated[str | None, typer.Option(help="Time limit, e.g. 10m; no limit by default.")] = None,
     run: RunOption = None,
     set_: Annotated[
         Path | None, typer.Option("--set", help="Calibration set, for a model without a run.", show_default="none")
@@ -91,7 +89,6 @@ def tune(
     weights corrected, on the CPU.
     """
     from quantkit.config.settings import Settings
-    from quantkit.runs.configuration import record_settings
     from quantkit.search.budget import FloatBudget
     from quantkit.search.stages import Goal
     from quantkit.workflows.project import load_project, target_of
@@ -131,7 +128,7 @@ def tune(
     merged.add("exclude", images.exclude, given=on.exclude)
     merged.add("limit", limit, given=limit)
     merged.add("time", time, given=time)
-    with show_progress(merged.by_name) as progress:
+    with show_progress(merged.by_name, recorded="tune") as progress:
         done = step(
             folder,
             wanted,
@@ -145,7 +142,6 @@ def tune(
             progress=progress,
         )
     give_result(done.to_json(), json)
-    record_settings(done.log.parent, f"tune {done.name}", merged.by_name)
     _print(done, json)
 
 
@@ -170,7 +166,6 @@ def _run_to_tune(given: CalibrateOptions, execution: ExecutionOptions, project: 
         UsageError: there is no run, or an option has no effect without a set.
     """
     from quantkit.cli.calibration_settings import calibration_settings, merged_settings
-    from quantkit.runs.configuration import record_settings
     from quantkit.workflows.calibrate import calibrate
     from quantkit.workflows.project import run_of_subject
 
@@ -181,9 +176,8 @@ def _run_to_tune(given: CalibrateOptions, execution: ExecutionOptions, project: 
     settings = calibration_settings(given, project)
     merged = merged_settings(given, settings, execution, project)
     print_preset_notes(given.preset, project)
-    with show_progress(merged.by_name) as progress:
+    with show_progress(merged.by_name, recorded="calibrate") as progress:
         calibrate(settings.model, given.set_, **settings.arguments(), **execution.arguments(), progress=progress)
-    record_settings(settings.run, "calibrate", merged.by_name)
     return settings.run
 
 
@@ -201,7 +195,9 @@ def _print(done: "Tuning", json: Path | None) -> None:
 def _table(done: "Tuning") -> "Table":
     from quantkit.report.tables import plain_table, points
 
-    table = plain_table("trials; difference to fp32 with its 95 % interval")
+    table = plain_table(
+        "trials: KL and SQNR on calibration images; difference to fp32 with its 95 % interval on held-out images"
+    )
     table.add_column("recipe")
     for heading in ("KL, 1e-3", "SQNR, dB", "Δ top-1, points", "agree", "float"):
         table.add_column(heading, justify="right", no_wrap=True)

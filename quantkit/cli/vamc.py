@@ -19,7 +19,7 @@ from quantkit.cli.options import (
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_lines, print_next, print_notes, print_preset_notes
-from quantkit.config.choices import MethodName
+from quantkit.config.method import MethodName
 from quantkit.errors import UsageError, VendorFileError
 
 if TYPE_CHECKING:
@@ -96,6 +96,13 @@ def write(
     per_channel: PerChannelOption = None,
     weight_scale: Annotated[Literal["max", "power2"] | None, typer.Option(help="Rule for weight scales.")] = None,
     skip_conv: Annotated[list[int] | None, typer.Option(help="Leave this convolution in float, by index.")] = None,
+    bias_correction: Annotated[
+        bool,
+        typer.Option(
+            "--bias-correction/--no-bias-correction",
+            help="Name the fp32 model with corrected biases, if the run has one for these options.",
+        ),
+    ] = True,
     suffix: Annotated[
         str | None, typer.Option(help="Suffix of the calibration files.", show_default="that of the files")
     ] = None,
@@ -135,7 +142,8 @@ def write(
     from quantkit.vendors.vacc.card_preprocessing import card_warning
     from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
     from quantkit.vendors.vacc.write import CompilerSettings
-    from quantkit.workflows.vacc.build_file import VamcOptions, vamc_fp16, vamc_of_model, vamc_of_run
+    from quantkit.workflows.vacc.build_file import VamcOptions, vamc_of_run
+    from quantkit.workflows.vacc.build_of_model import vamc_fp16, vamc_of_model
 
     options = VamcOptions(
         dialect=dialect,
@@ -180,7 +188,12 @@ def write(
                 "a run has its model and preprocessing", where="--run", fix="drop --model, --preset and --exif"
             )
         build, pipeline = vamc_of_run(
-            run, method=chosen, per_channel=per_channel, skip_convs=skip_conv or None, options=options
+            run,
+            method=chosen,
+            per_channel=per_channel,
+            skip_convs=skip_conv or None,
+            bias_correction=bias_correction,
+            options=options,
         )
     elif model is None:
         raise UsageError("no model was given", where="--model", fix="give --model, or --run of a calibrated run")
@@ -204,7 +217,7 @@ def write(
             options=options,
         )
     notes = build.notes
-    written = build.spec.data is not None and build.spec.data.ops is not None
+    written = build.spec.dataset is not None and build.spec.dataset.process_ops is not None
     if pipeline is not None and written and (warning := card_warning(pipeline)):
         notes += (warning,)
     if vdsp is not None and pipeline is not None:

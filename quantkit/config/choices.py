@@ -3,8 +3,6 @@
 from enum import StrEnum
 from typing import Literal
 
-MethodName = Literal["minmax", "percentile", "kl", "mse"]
-MethodOrAuto = Literal["auto", "minmax", "percentile", "kl", "mse"]
 TargetName = Literal["ort", "tensorrt", "vacc"]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from quantkit.errors import UsageError
 
@@ -84,16 +84,12 @@ class Auto:
     """
 
 
-Method = MinMax | Percentile | Kl | Mse
-
 AUTO = "auto"
 
-METHODS: dict[str, type[MinMax] | type[Percentile] | type[Kl] | type[Mse]] = {
-    "minmax": MinMax,
-    "percentile": Percentile,
-    "kl": Kl,
-    "mse": Mse,
-}
+Method = MinMax | Percentile | Kl | Mse
+MethodName = Literal["minmax", "percentile", "kl", "mse"]
+MethodOrAuto = Literal["auto", MethodName]
+METHODS: dict[str, type[Method]] = dict(zip(get_args(MethodName), get_args(Method), strict=True))
 
 
 def method_name(method: Method | Auto) -> str:
@@ -157,7 +153,7 @@ def as_method_or_auto(method: "Method | Auto | str | None") -> Method | Auto:
         return Auto()
     if isinstance(method, str):
         return parse_method(method)
-    if isinstance(method, MinMax | Percentile | Kl | Mse | Auto):
+    if isinstance(method, Method | Auto):
         return method
     fix = f"give one of {AUTO}, {', '.join(METHODS)}, or a value such as quantkit.Mse()"
     raise UsageError(f"takes a method, not {method!r}", where="method", fix=fix)

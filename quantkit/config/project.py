@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from quantkit.config.arguments import AnyPath, path_or
-from quantkit.config.choices import MethodOrAuto, TargetName
+from quantkit.config.choices import TargetName
+from quantkit.config.method import MethodOrAuto
 from quantkit.config.pipeline import ORDER, PRESETS, Pipeline
 from quantkit.config.text import lines_of_keys, parse_yaml, read_text, validation_error
 from quantkit.errors import ConfigError

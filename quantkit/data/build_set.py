@@ -9,7 +9,7 @@ from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, Left
 from quantkit.data.examine import Examined, examine, lookalikes
 from quantkit.data.folder import find_images, find_labelled_images
 from quantkit.data.parallel import map_in_order
-from quantkit.data.selection import NO_LABEL, balanced_quotas, interleaved, queues_by_class
+from quantkit.data.selection import DEFAULT_COUNT, NO_LABEL, balanced_quotas, interleaved, queues_by_class
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import CalibrationSetError, UsageError
@@ -21,7 +21,7 @@ def build_calibration_set(
     labels: AnyPath | None = None,
     *,
     names: AnyPath | None = None,
-    count: int = 1000,
+    count: int | None = None,
     seed: int = 0,
     unlabelled: bool = False,
     skip_damaged: bool = False,
@@ -37,7 +37,7 @@ def build_calibration_set(
         images: a folder, an archive, parquet, shards, a URL, arrays, ...; see `quantkit.data.sources.open.open_source`.
         labels: label file; by default the labels come from the names of folders or files (see `find_labelled_images`).
         names: file of class names, one per line in class-index order.
-        count: number of images.
+        count: number of images; by default 1000, or all usable images if there are fewer.
         seed: random seed of the selection.
         unlabelled: ignore labels, and draw uniformly from all images.
         skip_damaged: use the rest of a damaged source.
@@ -67,10 +67,15 @@ def build_calibration_set(
 
 
 def choose_images(
-    found: ImageSource, *, count: int, seed: int = 0, workers: int | None = None, progress: Progress | None = None
+    found: ImageSource,
+    *,
+    count: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
 ) -> CalibrationSet:
     """Select from the images of a source; see `build_calibration_set`."""
-    if count < 1:
+    if count is not None and count < 1:
         raise UsageError(f"invalid number of images {count}", where="--count", fix="give a number from 1 up")
     selector = _Selector(found, count, seed)
     accepted = as_progress(progress).task("decoding", "images")
@@ -78,7 +83,7 @@ def choose_images(
         items = [found.items[position] for position in batch]
         for position, examined in zip(batch, map_in_order(examine, items, workers), strict=True):
             selector.evaluate(position, examined)
-            accepted(min(selector.accepted, count), count)
+            accepted(min(selector.accepted, selector.count), selector.count)
     return selector.result()
 
 
@@ -89,9 +94,9 @@ _Taken = tuple[int, Examined]
 class _Selector:
     """Takes images from the queues of the classes; a rejected image is replaced by the next."""
 
-    def __init__(self, found: ImageSource, count: int, seed: int) -> None:
+    def __init__(self, found: ImageSource, count: int | None, seed: int) -> None:
         self._found = found
-        self._count = count
+        self._requested = count
         self._seed = seed
         self._labels = [NO_LABEL] * len(found.names) if found.labels is None else found.labels.tolist()
         self._queues = queues_by_class(found.names, self._labels, seed)
@@ -105,10 +110,15 @@ class _Selector:
     def accepted(self) -> int:
         return len(self._name_by_digest)
 
+    @property
+    def count(self) -> int:
+        """The number of images to accept; by default it falls with the number of usable images."""
+        return min(DEFAULT_COUNT, max(sum(self._usable.values()), 1)) if self._requested is None else self._requested
+
     def wanted(self) -> list[int]:
         """Return the positions to examine next: the number that each class still lacks."""
         batch: list[int] = []
-        for label, quota in balanced_quotas(self._usable, self._count, self._seed).items():
+        for label, quota in balanced_quotas(self._usable, self.count, self._seed).items():
             start = self._looked_at[label]
             stop = start + quota - len(self._taken[label])
             batch.extend(self._queues[label][start:stop])
@@ -130,9 +140,9 @@ class _Selector:
 
     def result(self) -> CalibrationSet:
         usable = sum(self._usable.values())
-        if usable < self._count:
+        if usable < self.count:
             raise CalibrationSetError(
-                f"{usable} usable images, but {self._count} are requested"
+                f"{usable} usable images, but {self.count} are requested"
                 + (
                     f" ({len(self._left_out)} left out, the first: {_sentence(self._left_out[0])})"
                     if self._left_out
@@ -141,7 +151,7 @@ class _Selector:
                 where=self._found.root,
                 fix=f"request {usable} or fewer" if usable else "give a folder of images that can be decoded",
             )
-        quotas = balanced_quotas(self._usable, self._count, self._seed)
+        quotas = balanced_quotas(self._usable, self.count, self._seed)
         taken = interleaved({label: images[: quotas[label]] for label, images in self._taken.items()}, self._seed)
         images = tuple(self._image(position, examined.sha256) for position, examined in taken)
         chosen = CalibrationSet(

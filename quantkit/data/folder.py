@@ -1,15 +1,16 @@
 """Finds images and labels of a folder or another source."""
 
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
 from quantkit.config.arguments import AnyPath, optional_path
-from quantkit.data.classes import imagenet_classes, imagenet_index, leading_wnid, read_class_names
+from quantkit.data.classes import imagenet_classes, imagenet_index, read_class_names
 from quantkit.data.devkit import is_devkit, read_imagenet_labels
 from quantkit.data.imagenet_names import follows_imagenet, imagenet_remarks
+from quantkit.data.label_sources import disagreement, folder_of, wnid_of_file
 from quantkit.data.labels import pair_labels, read_label_file
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike, open_source
@@ -57,7 +58,8 @@ def find_labelled_images(
     column ``label`` of parquet, labels of arrays); else from folders named by WordNet ids of ImageNet-1k; else from
     file names that begin with such an id; else from class folders. A WordNet id has the class index that all
     ImageNet-1k models use, its position among the 1,000 sorted ids, even if only some are present. Other class folders
-    are numbered as in the file of class names, or in sorted order.
+    are numbered as in the file of class names, or in sorted order. Folders and file names that group the images into
+    other classes than the labels give a warning.
 
     Args:
         images: a folder, an archive, a URL, arrays, ...; see `quantkit.data.sources.open.open_source`.
@@ -84,6 +86,8 @@ def find_labelled_images(
         labelled = _from_label_file(found, labels, given_names)
     else:
         labelled = _with_own_labels(found) if found.labels is not None else _from_names(found, given_names or ())
+    if warning := disagreement(labelled, by_names=labels is None and found.labels is None):
+        labelled = replace(labelled, warnings=(*labelled.warnings, warning))
     assert labelled.labels is not None
     if given_names is None:
         return labelled
@@ -139,10 +143,10 @@ def _from_label_file(found: ImageSource, path: Path, given_names: tuple[str, ...
 
 
 def _from_names(found: ImageSource, given_names: tuple[str, ...]) -> ImageSource:
-    tops = [name.partition("/")[0] if "/" in name else None for name in found.names]
+    tops = [folder_of(name) for name in found.names]
     if all(top in imagenet_index() for top in tops):
         return _from_wnids(found, [top for top in tops if top is not None], "folders named by WordNet ids")
-    wnids = [leading_wnid(PurePosixPath(name).name) for name in found.names]
+    wnids = [wnid_of_file(name) for name in found.names]
     if all(wnids):
         return _from_wnids(
             found, [wnid for wnid in wnids if wnid is not None], "file names that begin with WordNet ids"

@@ -1,6 +1,7 @@
 """Creates a calibration set from a manifest, a set, or Python images."""
 
 import os
+from typing import TypeAlias
 
 from quantkit.data.calibration_set import CalibrationImage, CalibrationSet
 from quantkit.data.item import ImageItem
@@ -10,7 +11,7 @@ from quantkit.data.sources.open import ImagesLike, open_source
 from quantkit.errors import CalibrationSetError
 
 # Argument of `given_set`: a set, the path of a manifest, or Python images.
-SetLike = CalibrationSet | ImagesLike
+SetLike: TypeAlias = CalibrationSet | ImagesLike
 
 
 def given_set(given: SetLike) -> CalibrationSet:

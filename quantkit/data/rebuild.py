@@ -19,7 +19,7 @@ from quantkit.data.folder import find_images
 from quantkit.data.images import IMAGE_SUFFIXES
 from quantkit.data.labels import LabelLine, check_labels_fit, read_label_file
 from quantkit.data.parallel import map_in_order
-from quantkit.data.selection import balanced_quotas, interleaved, queues_by_class
+from quantkit.data.selection import DEFAULT_COUNT, balanced_quotas, interleaved, queues_by_class
 from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import CalibrationSetError, LabelError, UsageError
 from quantkit.progress import Progress, as_progress
@@ -27,14 +27,16 @@ from quantkit.progress import Progress, as_progress
 _SHOWN = 5
 
 
-def plan_from_file(labels: Path, names: Path | None = None, *, count: int, seed: int = 0) -> CalibrationSet:
+def plan_from_file(
+    labels: Path, names: Path | None = None, *, count: int | None = None, seed: int = 0
+) -> CalibrationSet:
     """Select a set from a label file alone; see `plan_calibration_set`.
 
     Args:
         labels: label file, or the ImageNet devkit: its archive, or its ground truth.
         names: file of class names, one per line in class-index order; by default those of ImageNet-1k for its label
             files.
-        count: number of images.
+        count: number of images; by default 1000, or all if there are fewer.
         seed: random seed of the selection.
 
     Raises:
@@ -52,7 +54,12 @@ def plan_from_file(labels: Path, names: Path | None = None, *, count: int, seed:
 
 
 def plan_calibration_set(
-    lines: Sequence[LabelLine], class_names: dict[int, str], *, count: int, seed: int = 0, source: str = "label file"
+    lines: Sequence[LabelLine],
+    class_names: dict[int, str],
+    *,
+    count: int | None = None,
+    seed: int = 0,
+    source: str = "label file",
 ) -> CalibrationSet:
     """Select a set from labels alone, without images.
 
@@ -61,7 +68,7 @@ def plan_calibration_set(
     Args:
         lines: name and class index of each image.
         class_names: names of the classes, as far as known.
-        count: number of images.
+        count: number of images; by default 1000, or all if there are fewer.
         seed: random seed of the selection.
         source: description of the source of the labels.
 
@@ -73,7 +80,7 @@ def plan_calibration_set(
         CalibrationSetError: there are fewer images than requested.
         UsageError: a count below one.
     """
-    if count < 1:
+    if count is not None and count < 1:
         raise UsageError(f"invalid number of images {count}", where="--count", fix="give a number from 1 up")
     label_by_name: dict[str, LabelLine] = {}
     for line in lines:
@@ -83,6 +90,7 @@ def plan_calibration_set(
                 f"{line.name} has label {line.label} on line {line.number}, {earlier.label} on line {earlier.number}",
                 fix="keep one of the two lines",
             )
+    count = min(DEFAULT_COUNT, len(label_by_name)) if count is None else count
     if len(label_by_name) < count:
         raise CalibrationSetError(
             f"{len(label_by_name)} labelled images, but {count} are requested",

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 Image = TypeVar("Image")
 
+# Number of images where none is given.
+DEFAULT_COUNT = 1000
 # The class of images without a label.
 NO_LABEL = -1
 

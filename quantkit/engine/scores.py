@@ -1,10 +1,8 @@
-"""Scores of a model over a few images in memory, and their SQNR."""
+"""Scores of a model over a few images in memory."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.data.parallel import map_in_order
@@ -14,11 +12,6 @@ from quantkit.engine.session import first_line, open_session
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import name_of
 from quantkit.types import Float32Array
-
-# Scores with a smaller difference are equal up to float32 rounding.
-EXACT_DB = 120.0
-# The minimum signal of an image, as a share of the mean.
-FAINT = 1e-6
 
 
 class ScoreSession:
@@ -101,27 +94,3 @@ def _rows(run: Callable[[Float32Array], Float32Array], x: Float32Array, size: in
     """Return the scores of a batch, a row each; a smaller one is filled up, as devices choose kernels for a shape."""
     filled = np.concatenate([x, np.repeat(x[-1:], size - len(x), axis=0)])
     return run(filled).reshape(size, -1)[: len(x)]
-
-
-def score_sqnr_db(reference: Float32Array, other: Float32Array) -> float:
-    """Return ``10 log10(sum reference^2 / sum (reference - other)^2)`` in dB; infinite if both are equal."""
-    signal = float(np.square(reference, dtype=np.float64).sum())
-    noise = float(np.square(reference.astype(np.float64) - other).sum())
-    if noise == 0.0:
-        return math.inf
-    return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
-
-
-def sqnr_by_image_db(reference: Float32Array, other: Float32Array) -> npt.NDArray[np.float64]:
-    """Return the SQNR of each image's scores in dB, float64 ``[images]``; arguments ``[images, classes]``.
-
-    The result is clipped to -120..120 dB, the precision of float32 arithmetic. Equal scores have 120 dB, also if all of
-    them are zero. The signal of an image is at least a millionth of the mean signal of all images, so that noise on
-    near-zero scores does not dominate.
-    """
-    signal = np.square(reference, dtype=np.float64).sum(axis=1)
-    noise = np.square(reference.astype(np.float64) - other).sum(axis=1)
-    signal = np.maximum(signal, FAINT * signal.mean())
-    least = np.finfo(np.float64).tiny  # if the scores of all images are zero
-    ratio = (signal + least) / (noise + signal / 10.0 ** (EXACT_DB / 10.0) + least)
-    return np.where(noise == 0.0, EXACT_DB, np.maximum(10.0 * np.log10(ratio), -EXACT_DB))

@@ -32,12 +32,18 @@ def evaluation_images(
     if exclude is not None:
         taken_out = path_or(CalibrationSet, exclude, "exclude")
         exclude = CalibrationSet.load(taken_out) if isinstance(taken_out, Path) else taken_out
+    drawn_by = None
     if images is None:
         if calibration is None:
             raise UsageError("no evaluation images were given", fix="give --images")
-        images, exclude = calibration.source_of_images(), exclude or calibration
+        images, exclude, drawn_by = calibration.source_of_images(), exclude or calibration, calibration.source
     found = find_labelled_images(images, optional_path(labels, "labels"), optional_path(names, "names"))
     warnings = list(found.warnings)
+    if drawn_by is not None and drawn_by.startswith("label file") and drawn_by != found.source:
+        warnings.append(
+            f"the labels come from {found.source}, and those of the calibration set from {drawn_by}; give it with "
+            "--labels, if it is right"
+        )
     if exclude is not None:
         taken = set(overlap(exclude, found.items))
         found = found.only([index for index in range(len(found.names)) if index not in taken])

@@ -6,7 +6,7 @@ An ``.npz`` of plain arrays, readable by ``numpy.load(path)`` without pickle: th
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from quantkit.evaluation.predictions import Predictions
 from quantkit.files import reason, replacing
 
 VERSION = 1
+_REDO = "run quantkit eval again"
 _ARRAYS = ("top", "confidence", "margin", "tied", "constant", "labels")
 
 
@@ -70,11 +71,17 @@ def load_predictions(path: Path) -> tuple[Predictions, Origin]:
             said = json.loads(str(file["origin"]))
             names = tuple(str(name) for name in file["names"])
             arrays = {name: file[name] for name in _ARRAYS if name in file.files}
-        if said.pop("version") != VERSION or any(len(array) != len(names) for array in arrays.values()):
+        if said.pop("version") != VERSION or said.keys() != {"classes", *(one.name for one in fields(Origin))}:
+            raise StatisticsError(
+                "these predictions were written by another version of quantkit", where=path, fix=_REDO
+            )
+        if any(len(array) != len(names) for array in arrays.values()):
             raise ValueError
         predictions = Predictions(names=names, classes=int(said.pop("classes")), **arrays)
         shards = tuple((int(i), int(n)) for i, n in said.pop("shards"))
         return predictions, Origin(**said, shards=shards)
+    except StatisticsError:
+        raise
     except OSError as error:
         if error.errno is None:  # raised by numpy for a file that it cannot read
             raise _damaged(path) from error
@@ -130,4 +137,4 @@ def _check_same(path: Path, first: Origin, other: Origin) -> None:
 
 
 def _damaged(path: Path) -> StatisticsError:
-    return StatisticsError("is not a prediction file, or is damaged", where=path, fix="run quantkit eval again")
+    return StatisticsError("is not a prediction file, or is damaged", where=path, fix=_REDO)

@@ -7,7 +7,7 @@ NCHW counterpart.
 
 import onnx_ir as ir
 
-from quantkit.graph.analysis.values import add_constant, array, attribute_ints, is_op, name_of, unused_name
+from quantkit.graph.analysis.values import add_constant, array, is_op, name_of, unused_name
 from quantkit.graph.image_input import TO_NCHW, TO_NHWC
 
 # Operators that move or select values of any type.
@@ -103,7 +103,7 @@ def _passes(node: ir.Node, place: int) -> bool:
     if node.domain != "" or len(node.outputs) != 1:
         return False
     if node.op_type == "Transpose":
-        return attribute_ints(node, "perm") == TO_NCHW and not node.outputs[0].is_graph_output()
+        return node.attributes.get_ints("perm") == TO_NCHW and not node.outputs[0].is_graph_output()
     if node.op_type in _UNARY:
         return place == 0 and _reordered(node.outputs[0])
     if node.op_type in _BINARY:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.ops import LAYERS
-from quantkit.graph.analysis.values import array, attribute_int, attribute_ints, dims, name_of
+from quantkit.graph.analysis.values import array, dims, name_of
 
 Layout = Literal["NCHW", "NHWC"]
 
@@ -217,12 +217,12 @@ def _implied(node: ir.Node, place: int) -> tuple[Layout, int | None] | None:
             return "NCHW", None
         if node.op_type == "ConvTranspose":
             return "NCHW", weight[0]
-        return "NCHW", None if weight[1] is None else weight[1] * attribute_int(node, "group", 1)
+        return "NCHW", None if weight[1] is None else weight[1] * node.attributes.get_int("group", 1)
     if node.op_type == "BatchNormalization" and place == 0:
         scale = dims(node.inputs[1])
         return "NCHW", None if scale is None else scale[0]
     if node.op_type == "Transpose":
-        order = attribute_ints(node, "perm")
+        order = node.attributes.get_ints("perm")
         if order == TO_NCHW:
             return "NHWC", None
         return ("NCHW", None) if order == TO_NHWC else None

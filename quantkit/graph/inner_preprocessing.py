@@ -9,8 +9,6 @@ import onnx_ir as ir
 
 from quantkit.graph.analysis.values import (
     array,
-    attribute_float,
-    attribute_ints,
     dtype_name,
     is_op,
     operand,
@@ -132,7 +130,7 @@ def _batch_norm(node: ir.Node) -> tuple[Float64Array, Float64Array] | None:
     if any(one is None or one.size > _MOST_CHANNELS for one in held):
         return None
     scale, bias, mean, variance = (np.asarray(one, np.float64) for one in held)
-    factor = scale / np.sqrt(variance + attribute_float(node, "epsilon", 1e-5))
+    factor = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
     return factor, bias - mean * factor
 
 
@@ -144,7 +142,7 @@ def _text(node: ir.Node, value: ir.Value) -> str:
         case "Cast":
             return f"Cast to {dtype_name(ir.DataType(node.attributes['to'].as_int()))}"
         case "Transpose":
-            return f"Transpose {list(attribute_ints(node, 'perm') or ())}"
+            return f"Transpose {list(node.attributes.get_ints('perm') or ())}"
         case kind:
             return kind
 

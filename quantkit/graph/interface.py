@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
-from quantkit.graph.analysis.values import add_constant, attribute_ints, dims, forget_names, is_op, name_of, unused_name
+from quantkit.graph.analysis.values import add_constant, dims, forget_names, is_op, name_of, unused_name
 from quantkit.graph.entry import read_floats, read_nchw
 from quantkit.graph.image_input import TO_NCHW, TO_NHWC, ImageInput
 from quantkit.graph.precision import to_float32
@@ -246,7 +246,9 @@ def _entry(graph: ir.Graph, image: ir.Value, described: ImageInput) -> ir.Value:
 def _takes_entry(graph: ir.Graph, node: ir.Node, entry: ir.Value, described: ImageInput) -> bool:
     """Remove a node that converts back to the file's type or layout; its consumers read the new input."""
     leads_back = (
-        is_op(node, "Transpose") and described.dtype is ir.DataType.FLOAT and attribute_ints(node, "perm") == TO_NHWC
+        is_op(node, "Transpose")
+        and described.dtype is ir.DataType.FLOAT
+        and node.attributes.get_ints("perm") == TO_NHWC
     ) or (is_op(node, "Cast") and described.layout == "NCHW" and node.attributes["to"].as_int() == described.dtype)
     if not leads_back or node.outputs[0].is_graph_output():
         return False

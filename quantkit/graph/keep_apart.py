@@ -15,8 +15,6 @@ import onnx_ir as ir
 from quantkit.graph.analysis.ops import PASS_THROUGH
 from quantkit.graph.analysis.roles import average_fault
 from quantkit.graph.analysis.values import (
-    attribute_ints,
-    attribute_str,
     is_op,
     name_of,
     node_name,
@@ -44,9 +42,9 @@ def keep_apart(edit: Edit) -> None:
 def _runs_in_any_layout(node: ir.Node) -> bool:
     """Return whether a Resize can run with its axes in another order."""
     return (
-        attribute_str(node, "mode", "nearest") != "cubic"
-        and attribute_ints(node, "axes") is None
-        and attribute_str(node, "keep_aspect_ratio_policy", "stretch") == "stretch"
+        node.attributes.get_string("mode", "nearest") != "cubic"
+        and node.attributes.get_ints("axes") is None
+        and node.attributes.get_string("keep_aspect_ratio_policy", "stretch") == "stretch"
     )
 
 

@@ -23,9 +23,11 @@ import numpy as np
 import onnx_ir as ir
 
 from quantkit.data.parallel import map_in_order
-from quantkit.engine.scores import scores_of, sqnr_by_image_db
+from quantkit.engine.scores import scores_of
 from quantkit.engine.segments import SegmentedRun
 from quantkit.engine.tap import TappedSession
+from quantkit.evaluation.score_sqnr import sqnr_by_image_db
+from quantkit.evaluation.selection import is_gain
 from quantkit.graph.analysis.bounds import UNBOUNDED, Bounds
 from quantkit.graph.analysis.values import name_of, node_name, required
 from quantkit.graph.qdq.plan import Plan
@@ -43,11 +45,14 @@ from quantkit.ptq.layers import (
 )
 from quantkit.types import Float32Array
 
-# One of this number of images is held back to evaluate the correction; the others are used to estimate it.
-HELD_BACK = 4
-# A correction usually helps, but a small gain is not significant on few images: it is left out if the loss exceeds this
-# number of standard errors.
-CERTAINTY = 1.0
+# One of this number of images is held back to evaluate the correction; the others are used to estimate it. Where that
+# were fewer than WELL_TESTED, it is every other one.
+HELD_BACK, WELL_TESTED = 4, 8
+# Two images to estimate a correction, and two to evaluate it.
+LEAST_IMAGES = 4
+# A correction is kept if it gains with this one-sided confidence: one standard error on many images, and more on few,
+# where the error is itself uncertain.
+CONFIDENCE = 0.84
 # A channel with a larger share of clipped values has too few others to estimate a shift.
 LEAST_SHARE = 0.05
 # Half of a drift of sqrt(CAUTION) standard errors is corrected.
@@ -60,17 +65,19 @@ class BiasCorrection:
 
     Attributes:
         shifts: float32 ``[output channels]`` to add to each bias, by the layer's output tensor; empty unless kept.
-        before_db: mean SQNR of the uncorrected scores over the images held back.
-        after_db: mean SQNR of the corrected scores.
+        before_db: SQNR of the uncorrected scores on the images held back, see `quantkit.evaluation.score_sqnr`.
+        after_db: that of the corrected scores.
+        images: number of images held back.
     """
 
     shifts: dict[str, Float32Array]
     before_db: float
     after_db: float
+    images: int
 
     @property
     def kept(self) -> bool:
-        """Whether the shifts are applied: False if they increase the error on the images held back."""
+        """Whether the shifts are applied: True if they gain more than chance on the images held back."""
         return bool(self.shifts)
 
 
@@ -83,29 +90,31 @@ def correct_bias(
     threads: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> BiasCorrection:
-    """Estimate the shift of every layer's bias; keep the shifts unless they increase the error on images held back.
+    """Estimate the shift of every layer's bias; keep the shifts if the scores gain SQNR on images held back.
+
+    The gain is tested on the same images with and without the shifts, by Student's t test.
 
     Args:
         prepared: model from `quantkit.graph.prepare.prepare`.
         plan: plan of the model.
         ranges: ranges of the observed tensors.
-        images: a few dozen inputs of the calibration set, ``[N, C, H, W]``.
+        images: a few dozen inputs of the calibration set, at least `LEAST_IMAGES`, ``[N, C, H, W]``.
         threads: number of images run in parallel.
         progress: called with the number of finished layers and of all layers.
 
     Raises:
         ModelError: the model cannot be run.
     """
-    held_back = images[::HELD_BACK] if len(images) >= HELD_BACK else images
-    others = [place for place in range(len(images)) if place % HELD_BACK]
-    estimate = _Some(images, others) if others else images
-    shifts = estimate_shifts(prepared, plan, ranges, estimate, threads=threads, progress=progress)
+    step = HELD_BACK if len(images) >= HELD_BACK * WELL_TESTED else 2
+    held_back = images[::step]
+    others = _Some(images, [place for place in range(len(images)) if place % step])
+    shifts = estimate_shifts(prepared, plan, ranges, others, threads=threads, progress=progress)
     reference = scores_of(prepared, held_back, threads=threads)
     plain = scores_of(write_qdq(prepared, plan, ranges), held_back, threads=threads)
     corrected = scores_of(write_qdq(prepared, plan, ranges, bias_shift=shifts), held_back, threads=threads)
     before, after = (sqnr_by_image_db(reference, scores) for scores in (plain, corrected))
-    gain, chance = (after - before).mean(), (after - before).std() / np.sqrt(before.size)
-    return BiasCorrection(shifts if gain >= -CERTAINTY * chance else {}, float(before.mean()), float(after.mean()))
+    kept = shifts if is_gain(after - before, CONFIDENCE) else {}
+    return BiasCorrection(kept, float(before.mean()), float(after.mean()), before.size)
 
 
 class _Some(Sequence[Float32Array]):

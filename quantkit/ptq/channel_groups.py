@@ -19,7 +19,6 @@ from scipy.sparse.csgraph import connected_components
 from quantkit.graph.analysis.bounds import clip_bounds
 from quantkit.graph.analysis.values import (
     array,
-    attribute_int,
     crops,
     dims,
     is_constant,
@@ -105,7 +104,7 @@ def _is_rescalable(node: ir.Node) -> bool:
     constants = [value for value in list(node.inputs)[1:3] if value is not None]
     own = all(is_constant(value) and len(value.uses()) == 1 for value in constants)
     known = channels_of(operand(node, 0)) is not None and channels_of(node.outputs[0]) is not None
-    return own and known and not attribute_int(node, "transA", 0) and _has_channel_bias(node)
+    return own and known and not node.attributes.get_int("transA", 0) and _has_channel_bias(node)
 
 
 def _has_channel_bias(node: ir.Node) -> bool:
@@ -175,7 +174,7 @@ class _Builder:
                 yield self._all(value), self._all(result)
         elif node.op_type == "Mul":
             yield from self._gated(node)
-        elif node.op_type in ("Concat", "Split") and attribute_int(node, "axis", 0) == 1:
+        elif node.op_type in ("Concat", "Split") and node.attributes.get_int("axis", 0) == 1:
             yield from self._side_by_side(node)
         elif node.op_type in ("Slice", "Pad"):
             yield from self._moved(node)

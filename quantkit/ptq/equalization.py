@@ -29,7 +29,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from scipy.optimize import minimize
 
-from quantkit.graph.analysis.values import attribute_int, node_name
+from quantkit.graph.analysis.values import node_name
 from quantkit.graph.qdq.plan import Layer, Plan
 from quantkit.ptq.channel_groups import PINNED, ChannelGroups, find_channel_groups
 from quantkit.ptq.channel_statistics import ChannelStatistics
@@ -219,7 +219,7 @@ class EqualizationNoise:
             return None
         largest, taps = np.abs(weights).max(axis=2), weights.shape[2]
         outputs, inputs = largest.shape
-        groups = attribute_int(node, "group", 1)
+        groups = node.attributes.get_int("group", 1)
         if scheme.per_channel and inputs == 1:
             return None  # a factor of its only input is absorbed by the channel's scale
         step = 1.0 / (12.0 * scheme.divisor**2)

@@ -16,7 +16,6 @@ from quantkit.graph.analysis.values import (
     ORIGIN,
     add_constant,
     array,
-    attribute_int,
     node_name,
     operand,
     release,
@@ -125,7 +124,7 @@ def _stored(value: ir.Value) -> _Stored | None:
     values, scale = array(required(dequantize, 0)), array(required(dequantize, 1))
     assert values is not None
     assert scale is not None
-    axis = attribute_int(dequantize, "axis", 1) if scale.ndim else None
+    axis = dequantize.attributes.get_int("axis", 1) if scale.ndim else None
     return _Stored(values.astype(np.float64), scale.astype(np.float64), axis)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from quantkit.graph.analysis.values import attribute_int, attribute_ints, attribute_str
 from quantkit.types import FloatArray
 
 Covariance = npt.NDArray[np.float64]
@@ -24,7 +23,7 @@ BLOCK_SAMPLES = 1024
 def can_unfold(node: ir.Node, weight_shape: Sequence[int]) -> bool:
     """Return whether `input_covariance` supports a layer: a 2-D convolution with explicit padding, Gemm or MatMul."""
     if node.op_type == "Conv":
-        plain = len(weight_shape) == 4 and attribute_str(node, "auto_pad", "NOTSET") == "NOTSET"
+        plain = len(weight_shape) == 4 and node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
         return plain and int(np.prod(weight_shape[1:])) <= LARGEST_COLUMNS
     return node.op_type in ("Gemm", "MatMul") and max(weight_shape) <= LARGEST_COLUMNS
 
@@ -41,7 +40,7 @@ def input_covariance(
         images: number of images.
         seed: random seed of the drawn positions.
     """
-    groups = attribute_int(node, "group", 1) if node.op_type == "Conv" else 1
+    groups = node.attributes.get_int("group", 1) if node.op_type == "Conv" else 1
     rng = np.random.default_rng(seed)
     least = max(BLOCK_SAMPLES, int(np.prod(weight_shape[1:])) // 2)
     found: _Covariance | None = None
@@ -107,8 +106,8 @@ def _unfolded(
         tokens = value.reshape(-1, value.shape[-1])
         return tokens[_drawn(len(tokens), value.shape[-1], images, rng)].T
     height, width = weight_shape[2:]
-    strides, dilations = (attribute_ints(node, name) or (1, 1) for name in ("strides", "dilations"))
-    top, left, bottom, right = attribute_ints(node, "pads") or (0, 0, 0, 0)
+    strides, dilations = (node.attributes.get_ints(name) or (1, 1) for name in ("strides", "dilations"))
+    top, left, bottom, right = node.attributes.get_ints("pads") or (0, 0, 0, 0)
     image = np.pad(value[0], ((0, 0), (top, bottom), (left, right)))
     down = (image.shape[1] - dilations[0] * (height - 1) - 1) // strides[0] + 1
     across = (image.shape[2] - dilations[1] * (width - 1) - 1) // strides[1] + 1

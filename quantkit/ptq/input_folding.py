@@ -18,9 +18,6 @@ import onnx_ir as ir
 from quantkit.graph.analysis.values import (
     add_constant,
     array,
-    attribute_int,
-    attribute_ints,
-    attribute_str,
     required,
     set_constant,
     sole_consumer,
@@ -87,7 +84,9 @@ def holds_padding(model: ir.Model, levels: Levels) -> bool:
     first = _first_layer(model)
     zeros = -levels.lo / levels.step
     return (
-        first is None or not any(attribute_ints(first, "pads") or ()) or bool(((zeros >= 0.0) & (zeros <= 255.0)).all())
+        first is None
+        or not any(first.attributes.get_ints("pads") or ())
+        or bool(((zeros >= 0.0) & (zeros <= 255.0)).all())
     )
 
 
@@ -106,7 +105,7 @@ def with_input_folding(model: ir.Model, levels: Levels) -> ir.Model:
     shape = [levels.lo.size, 1, 1, 1]
     weight = add_constant(graph, f"{LEVELS}.weight", (1.0 / levels.step).reshape(shape).astype(np.float32))
     bias = add_constant(graph, f"{LEVELS}.bias", (-levels.lo / levels.step).astype(np.float32))
-    pads = attribute_ints(first, "pads") or (0, 0, 0, 0)
+    pads = first.attributes.get_ints("pads") or (0, 0, 0, 0)
     back = ir.node(
         "Conv",
         [source, weight, bias],
@@ -139,8 +138,8 @@ def _first_layer(model: ir.Model) -> ir.Node | None:
         node is not None
         and node.op_type == "Conv"
         and node in rescalable_layers(model)
-        and attribute_int(node, "group", 1) == 1
-        and attribute_str(node, "auto_pad", "NOTSET") == "NOTSET"
+        and node.attributes.get_int("group", 1) == 1
+        and node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
     )
     return node if plain else None
 

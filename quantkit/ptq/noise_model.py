@@ -14,8 +14,6 @@ import onnx_ir as ir
 
 from quantkit.graph.analysis.values import (
     array,
-    attribute_int,
-    attribute_ints,
     is_constant,
     name_of,
     node_name,
@@ -83,11 +81,11 @@ def layer_weights(node: ir.Node) -> Vector:
     """Return a layer's weights as ``[out, in / groups, taps]``, also for a ConvTranspose without groups."""
     weight = np.asarray(array(required(node, 1)), np.float64)
     if node.op_type in ("Gemm", "MatMul"):
-        by_output = weight if attribute_int(node, "transB", 0) else weight.T
+        by_output = weight if node.attributes.get_int("transB", 0) else weight.T
         return by_output[:, :, None]
     weight = weight.reshape(*weight.shape[:2], -1)
     if node.op_type == "ConvTranspose":
-        groups = attribute_int(node, "group", 1)
+        groups = node.attributes.get_int("group", 1)
         blocks = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
         return np.concatenate(list(blocks.transpose(0, 2, 1, 3)))
     return weight
@@ -95,12 +93,12 @@ def layer_weights(node: ir.Node) -> Vector:
 
 def is_by_channel(node: ir.Node, weights: Vector, inputs: int, outputs: int) -> bool:
     """Return whether a layer maps this number of channels on axis 1 to this number; in transformers they are last."""
-    return len(weights) == outputs and weights.shape[1] * attribute_int(node, "group", 1) == inputs
+    return len(weights) == outputs and weights.shape[1] * node.attributes.get_int("group", 1) == inputs
 
 
 def through_weights(node: ir.Node, per_output: Vector, squares: Vector) -> Vector:
     """Return ``sum over o of squares[o, i] * per_output[o]`` for every input channel, group by group."""
-    groups = attribute_int(node, "group", 1)
+    groups = node.attributes.get_int("group", 1)
     per_input = np.einsum("goi,go->gi", squares.reshape(groups, -1, squares.shape[1]), per_output.reshape(groups, -1))
     return np.asarray(per_input.reshape(-1))
 
@@ -117,7 +115,7 @@ def _back(
     density = 1.0 if after is None else after.size / own.size
     if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") and index == 0 and is_constant(operand(node, 1)):
         weights = layer_weights(node)
-        strides = prod(attribute_ints(node, "strides") or (1,))
+        strides = prod(node.attributes.get_ints("strides", (1,)))
         spread = strides if node.op_type == "Conv" else 1.0 / strides if node.op_type == "ConvTranspose" else 1.0
         if weights.shape[0] == result.size:
             back = through_weights(node, result, np.square(weights).sum(axis=2)) / spread
@@ -136,8 +134,8 @@ def _back(
 
 
 def _pooled(node: ir.Node, result: Vector) -> Vector:
-    kernel = prod(attribute_ints(node, "kernel_shape") or (1,))
-    return result / (kernel * prod(attribute_ints(node, "strides") or (1,)))
+    kernel = prod(node.attributes.get_ints("kernel_shape", (1,)))
+    return result / (kernel * prod(node.attributes.get_ints("strides", (1,))))
 
 
 def _moved_back(node: ir.Node, index: int, channels: int, result: Vector) -> Vector:

@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from quantkit.engine.prefix_sharing import PrefixSharedRuns
 from quantkit.engine.scores import scores_of
-from quantkit.evaluation.predictions import Scores, kind_of_scores, log_probabilities
+from quantkit.evaluation.score_sqnr import as_logits
 from quantkit.evaluation.selection import closeness, without_mean_change
 from quantkit.graph.analysis.values import add_constant, forget_names, insert_after, name_of, node_name, unused_name
 from quantkit.graph.qdq.edit import all_values
@@ -236,11 +236,7 @@ class _Effect:
         reference, scores = self._reference[:count], self._scores[:count]
         if self._corrected:
             return without_mean_change(reference, scores)
-        if kind_of_scores(reference) is Scores.PROBABILITIES:
-            reference, scores = (
-                log_probabilities(one, Scores.PROBABILITIES).astype(np.float32) for one in (reference, scores)
-            )
-        return reference, scores
+        return as_logits(reference, scores)
 
     def _log_noise(self) -> npt.NDArray[np.float64]:
         """Return the logarithm of each image's noise, float64 ``[images]``."""

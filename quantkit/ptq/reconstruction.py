@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.engine.segments import SegmentedRun
-from quantkit.graph.analysis.values import array, attribute_int, node_name, required
+from quantkit.graph.analysis.values import array, node_name, required
 from quantkit.graph.qdq.plan import Layer, Plan
 from quantkit.graph.qdq.write import activation_parameters, write_qdq
 from quantkit.numerics import QParams, Range
@@ -91,7 +91,7 @@ class _Walk:
         integers, scale = required(dequantize, 0), array(required(dequantize, 1))
         assert scale is not None
         rows = weight if layer.channel_axis == 0 else weight.T
-        groups = attribute_int(original, "group", 1)
+        groups = original.attributes.get_int("group", 1)
         blocks = rows.reshape(groups, rows.shape[0] // groups, -1)
         step = np.broadcast_to(scale.astype(np.float64), (rows.shape[0],)).reshape(groups, -1)
         rounded = round_weights(blocks, covariance, step, qmax=self._qmax, threads=self._threads)

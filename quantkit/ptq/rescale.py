@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from quantkit.graph.analysis.values import array, attribute_int, name_of, node_name, operand, required, set_constant
+from quantkit.graph.analysis.values import array, name_of, node_name, operand, required, set_constant
 from quantkit.ptq.channel_groups import ChannelGroups, rescalable_layers
 
 Vector = npt.NDArray[np.float64]
@@ -31,10 +31,10 @@ def rescaled(model: ir.Model, groups: ChannelGroups, factors: Vector) -> ir.Mode
 
 def _rescale(graph: ir.Graph, node: ir.Node, into: Vector, out: Vector) -> None:
     weight = np.asarray(array(required(node, 1)), np.float64)
-    groups = attribute_int(node, "group", 1)
+    groups = node.attributes.get_int("group", 1)
     if node.op_type == "Gemm":
         per_weight = np.outer(out, 1.0 / into)
-        per_weight = per_weight if attribute_int(node, "transB", 0) else per_weight.T
+        per_weight = per_weight if node.attributes.get_int("transB", 0) else per_weight.T
     else:
         per_weight = _per_group(into, out, groups)
         if node.op_type == "ConvTranspose":

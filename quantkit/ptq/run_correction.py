@@ -18,7 +18,7 @@ from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq.plan import Plan, PlanOptions
 from quantkit.numerics import Range
 from quantkit.progress import ProgressCallback
-from quantkit.ptq.bias_correction import BiasCorrection, correct_bias
+from quantkit.ptq.bias_correction import LEAST_IMAGES, BiasCorrection, correct_bias
 from quantkit.runs.cache import CacheEntry, CacheKey, ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import ModelInputs
@@ -120,6 +120,8 @@ def correction(
         threads = images.threads or default_threads()
         looked_at = zip(images.chosen.images[:IMAGES], images.chosen.items, strict=False)
         items = [item for image, item in looked_at if image.sha256 not in outliers]
+        if len(items) < LEAST_IMAGES:
+            return Correction({}, (f"biases are not corrected: that takes {LEAST_IMAGES} calibration images or more",))
         inputs = ModelInputs(prepared.model, items, images.load)
         found = correct_bias(prepared.model, plan, ranges, inputs, threads=threads, progress=images.progress)
         folder.cache.store(key, _entry(found))
@@ -130,11 +132,9 @@ def correction(
 
 
 def _notes(found: BiasCorrection) -> tuple[str, ...]:
-    change = f"SQNR of the scores {found.before_db:.1f} -> {found.after_db:.1f} dB on images held back"
-    # Kept where chance explains the loss, too: on many images a correction helps.
-    if found.kept and found.after_db < found.before_db:
-        change += ", a loss within chance"
-    did = "biases corrected" if found.kept else "bias correction increased the error and was left out"
+    change = f"SQNR of the scores {found.before_db:.1f} -> {found.after_db:.1f} dB"
+    change += f" on {found.images} calibration images held back"
+    did = "biases corrected" if found.kept else "biases are not corrected, as that gains nothing beyond chance"
     left_db = found.after_db if found.kept else found.before_db
     far = (
         f"the scores are far from those of fp32 (SQNR {left_db:.1f} dB): expect a loss of accuracy; "
@@ -162,10 +162,12 @@ def _load(cache: ResultCache, key: CacheKey) -> BiasCorrection | None:
     if entry is None:
         return None
     try:
-        return BiasCorrection(dict(entry.arrays), float(entry.values["before_db"]), float(entry.values["after_db"]))
+        values = entry.values
+        before_db, after_db = float(values["before_db"]), float(values["after_db"])
+        return BiasCorrection(dict(entry.arrays), before_db, after_db, int(values["images"]))
     except (KeyError, TypeError, ValueError):
         return None
 
 
 def _entry(found: BiasCorrection) -> CacheEntry:
-    return CacheEntry({"before_db": found.before_db, "after_db": found.after_db}, found.shifts)
+    return CacheEntry({"before_db": found.before_db, "after_db": found.after_db, "images": found.images}, found.shifts)

@@ -19,7 +19,6 @@ import onnx_ir as ir
 from scipy.sparse import csr_array, vstack
 
 from quantkit.graph.analysis.values import (
-    attribute_int,
     dims,
     name_of,
     node_name,
@@ -90,7 +89,7 @@ def shifted(model: ir.Model, found: ShiftGroups, shifts: Vector) -> ir.Model:
 def _taken_up(node: ir.Node, offsets: Vector) -> Vector:
     """Return the change of a layer's outputs by offsets of its inputs."""
     weights = layer_weights(node).sum(axis=2)
-    groups = attribute_int(node, "group", 1)
+    groups = node.attributes.get_int("group", 1)
     per_group = weights.reshape(groups, -1, weights.shape[1]), offsets.reshape(groups, -1)
     return np.asarray(np.einsum("goi,gi->go", *per_group).reshape(-1))
 
@@ -150,7 +149,7 @@ class _Builder:
             return self._fitting(parts[0], result)
         if node.op_type in ("Add", "Sum") and whole and len({part.shape[0] for part in parts}) == 1:
             return self._fitting(reduce(add, parts), result)
-        if node.op_type == "Concat" and whole and attribute_int(node, "axis", 0) == 1:
+        if node.op_type == "Concat" and whole and node.attributes.get_int("axis", 0) == 1:
             return self._fitting(csr_array(vstack(parts)), result)
         if _flattens(node):
             times, rest = divmod(channels_of(result) or 0, parts[0].shape[0])
@@ -181,7 +180,7 @@ class _Builder:
 def _flattens(node: ir.Node) -> bool:
     """Return whether a node flattens each image: a Flatten, or a Reshape to ``[N, channels * positions]``."""
     if node.op_type == "Flatten":
-        return attribute_int(node, "axis", 1) == 1
+        return node.attributes.get_int("axis", 1) == 1
     sizes, after = dims(operand(node, 0)), dims(node.outputs[0])
     if node.op_type != "Reshape" or sizes is None or after is None or len(after) != 2:
         return False

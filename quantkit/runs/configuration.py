@@ -5,8 +5,9 @@
 Records of the time before there were sources hold the settings of the calibration alone.
 """
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from quantkit.runs.folder import RunFolder, RunRecord
 
 # A calibration may hold the lock of a run for hours; settings are not worth that wait.
 _WAIT_S = 5.0
+# Settings that calls of commands are recorded with in place of their arguments, None for not at all.
+_IN_PLACE: ContextVar[Mapping[str, Mapping[str, Setting] | None]] = ContextVar("recorded in place")
 
 
 def with_settings(record: RunRecord, command: str, settings: Mapping[str, Setting]) -> RunRecord:
@@ -35,36 +38,49 @@ def with_settings(record: RunRecord, command: str, settings: Mapping[str, Settin
     return record.model_copy(update={"configuration": {"version": VERSION, "commands": commands}})
 
 
-def record_settings(run: Path, command: str, settings: Mapping[str, Setting]) -> None:
+@contextmanager
+def recorded_with(command: str, settings: Mapping[str, Setting] | None) -> Iterator[None]:
+    """Context manager in which calls of a command are recorded with other settings than their arguments.
+
+    Args:
+        command: its name, without that of what it made.
+        settings: those of the command line, with sources; None to record nothing.
+    """
+    token = _IN_PLACE.set({**_IN_PLACE.get({}), command: settings})
+    try:
+        yield
+    finally:
+        _IN_PLACE.reset(token)
+
+
+def record_call(run: Path, command: str, values: Mapping[str, Any]) -> None:
     """Write the settings of a command into ``run.json``; see `with_settings`.
 
     Nothing is written where the run cannot be written, or another process works on it for longer than a few seconds:
     what only documents a result must not cost it.
+
+    Args:
+        run: run folder.
+        command: see `with_settings`.
+        values: arguments of the call, by the names that the command line shows.
     """
+    settings = settings_of_call(command, values)
+    if settings is None:
+        return
     folder = RunFolder(run)
     with suppress(OutputError, UsageError), folder.locked(wait_s=_WAIT_S):
         folder.write(with_settings(folder.read(), command, settings))
 
 
-def record_call(run: Path, command: str, values: Mapping[str, Any]) -> None:
-    """Write the arguments of a call from Python as the settings of a command; see `record_settings`.
-
-    A command line replaces the entry by its own, with sources.
-
-    Args:
-        run: run folder.
-        command: name of the command, as the command line records it.
-        values: arguments by the names that the command line shows.
-    """
-    record_settings(run, command, settings_of_call(values))
-
-
-def settings_of_call(values: Mapping[str, Any]) -> dict[str, Setting]:
-    """Return the arguments of a call from Python as settings without sources.
+def settings_of_call(command: str, values: Mapping[str, Any]) -> Mapping[str, Setting] | None:
+    """Return what a call is recorded with: its arguments without sources, or what `recorded_with` has in their place.
 
     Images that are no place, such as arrays with labels, are given by their type; arguments that are None or empty are
     left out.
     """
+    in_place, name = _IN_PLACE.get({}), command.partition(" ")[0]
+    if name in in_place:
+        return in_place[name]
     settings = Settings()
     for name, value in values.items():
         settings.add(name, _recorded(value))

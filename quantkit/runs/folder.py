@@ -20,6 +20,7 @@ from quantkit.runs.cache import FOLDER as CACHE
 from quantkit.runs.cache import ResultCache
 
 RECORD = "run.json"
+VERSION: Literal[1] = 1
 STATISTICS = "statistics.safetensors"
 PARTIAL = "statistics.partial.safetensors"
 RANGES = "ranges.csv"
@@ -155,7 +156,7 @@ class RunRecord(_Record):
         200
     """
 
-    version: int = 1
+    version: Literal[1] = VERSION
     quantkit: str
     model: ModelRecord
     set: SetRecord
@@ -241,7 +242,7 @@ class RunFolder:
 
         Raises:
             UsageError: this is not a run folder.
-            ConfigError: the file is damaged.
+            ConfigError: the file is damaged, or of another version.
         """
         path = self.path / RECORD
         try:
@@ -253,11 +254,8 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"cannot be read ({reason(error)})", where=path) from error
         except ValidationError as error:
-            fault = error.errors()[0]
-            key = ".".join(map(str, fault["loc"]))
-            raise ConfigError(
-                f"is damaged ({key}: {fault['msg']})", where=path, fix="run quantkit calibrate again"
-            ) from error
+            fix = "give another --run, or delete this file and run quantkit calibrate again"
+            raise ConfigError(_record_fault(error, path), where=path, fix=fix) from error
 
     def write(self, record: RunRecord) -> None:
         """Write ``run.json``, with paths relative to the folder if possible."""
@@ -303,6 +301,18 @@ class RunFolder:
         raise UsageError(
             f"the run has no model {name!r}", where=self.path, fix=f"it has {names}; or give a path to an ONNX file"
         )
+
+
+def _record_fault(error: ValidationError, path: Path) -> str:
+    """Return why ``run.json`` is not read: by its version and keys it is of another version of quantkit, or damaged."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        plain = json.loads(path.read_bytes())
+        if isinstance(plain, dict) and isinstance(written_by := plain.get("quantkit"), str):
+            kinds = {fault["type"] for fault in error.errors()}
+            if plain.get("version") != VERSION or kinds <= {"extra_forbidden", "missing"}:
+                return f"was written by another version of quantkit ({written_by[:20]}) and is not read"
+    fault = error.errors()[0]
+    return f"is damaged ({'.'.join(map(str, fault['loc']))}: {fault['msg']})"
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -93,7 +93,7 @@ def calibrated(folder: RunFolder, record: RunRecord) -> CalibratedRun:
 
     Raises:
         ModelError: the model is missing or cannot be read.
-        ProvenanceError: model or statistics have changed since the calibration.
+        ProvenanceError: model or statistics have changed since the calibration, or it had another arithmetic.
         StatisticsError: the statistics are damaged.
     """
     prepared = fp32_of_run(folder, record).prepared()
@@ -104,6 +104,7 @@ def calibrated(folder: RunFolder, record: RunRecord) -> CalibratedRun:
             where=folder.statistics,
             fix="run quantkit calibrate again",
         )
+    statistics.provenance.require_current(folder.statistics)
     return CalibratedRun(folder, record, prepared, statistics)
 
 

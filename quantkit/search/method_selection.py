@@ -26,7 +26,8 @@ from quantkit.config.method import (
     recorded_method,
 )
 from quantkit.engine.scores import ScoreSession
-from quantkit.evaluation.selection import DistanceEstimate, distance_estimate, mean_sqnr_db, without_mean_change
+from quantkit.evaluation.score_sqnr import score_sqnr_db
+from quantkit.evaluation.selection import DistanceEstimate, distance_estimate, without_mean_change
 from quantkit.numerics import Range
 from quantkit.progress import ProgressCallback
 from quantkit.records import Records, plain_fields
@@ -63,8 +64,9 @@ class MethodResult:
         same_as: another candidate whose ranges are nearly equal, which was measured in its place; None for none.
         images: images that its int8 model was run on; 0 where it was not.
         distance: from fp32, relative to that of the chosen method on the same images; smaller is nearer.
-        sqnr_db: SQNR of the scores in dB, biases as if corrected where they will be; None where it was not measured.
-        agreement: percent of these images with the top class of fp32.
+        sqnr_db: SQNR of the scores in dB (see `quantkit.evaluation.score_sqnr`), biases as if corrected where they will
+            be; None where it was not measured.
+        agreement: percent of these images with the top class of fp32, of the same scores.
         outcome: ``chosen``, ``tied`` with the chosen one, ``further`` from fp32, ``same``, or ``not tried``, for a
             variant of a method that is further.
 
@@ -101,6 +103,7 @@ class MethodSelection(Records):
         method: the chosen one.
         reason: why, in a sentence.
         results: of every candidate, from simple to elaborate; empty where nothing could be compared.
+        corrected: the figures leave out the mean change of each score, which the correction of biases removes.
 
     Example:
         In the folder that ``quantkit demo`` makes:
@@ -114,6 +117,7 @@ class MethodSelection(Records):
     method: Method
     reason: str
     results: tuple[MethodResult, ...] = ()
+    corrected: bool = False
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row a candidate: method, images, distance (that of the chosen one is 1), dB, percent, outcome."""
@@ -152,7 +156,12 @@ class MethodSelection(Records):
             )
             for one in plain["results"]
         ]
-        return cls(method=_method(plain["method"]), reason=str(plain["reason"]), results=tuple(results))
+        return cls(
+            method=_method(plain["method"]),
+            reason=str(plain["reason"]),
+            results=tuple(results),
+            corrected=bool(plain["corrected"]),
+        )
 
 
 def select_method(
@@ -253,7 +262,8 @@ class _Comparison:
         tied = [one for one in self.live if not one.is_further(nearest, TIED_FACTOR)]
         chosen = min(tied, key=lambda one: list(methods).index(one.method))
         results = tuple(self._result(method, chosen, tied) for method in methods)
-        return MethodSelection(method=chosen.method, reason=self._reason(chosen, nearest), results=results)
+        reason = self._reason(chosen, nearest)
+        return MethodSelection(method=chosen.method, reason=reason, results=results, corrected=self._corrected)
 
     def _nearest(self) -> "_Candidate":
         return min(self.live, key=lambda one: one.estimate.log)
@@ -314,10 +324,10 @@ class _Candidate:
         self._scores = _extended(self._scores, self._session, reference.images[:count], reference.threads)
         self.images, scores = count, self._scores
         if np.isfinite(scores).all():
-            self.agreement = float((scores.argmax(axis=1) == wanted.argmax(axis=1)).mean())
             if corrected:
                 wanted, scores = without_mean_change(wanted, scores)
-            self.sqnr_db = mean_sqnr_db(wanted, scores)
+            self.agreement = float((scores.argmax(axis=1) == wanted.argmax(axis=1)).mean())
+            self.sqnr_db = score_sqnr_db(wanted, scores)
         self.estimate = distance_estimate(wanted, scores)
         self._history[count] = self.estimate.log
 

@@ -15,7 +15,6 @@ Each model is run from the layer on: the preceding part is that of the fp32 or t
 average this is about half a pass per layer and measure, in addition to writing and loading the part of the model.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -28,6 +27,7 @@ from quantkit.engine.prefix_sharing import variant_runs
 from quantkit.engine.scores import scores_of
 from quantkit.errors import NumericError
 from quantkit.evaluation.predictions import Scores, kind_of_scores, kl_divergence
+from quantkit.evaluation.score_sqnr import mean_ratio_db, signal_and_noise
 from quantkit.graph.analysis.macs import multiply_adds
 from quantkit.graph.analysis.ops import Role
 from quantkit.graph.analysis.values import node_name
@@ -45,7 +45,7 @@ class Deviation:
     """Deviation of the scores of a model from those of fp32, by image.
 
     Attributes:
-        noise: float64 ``[images]``, the squared difference summed over the classes.
+        noise: float64 ``[images]``, the squared difference of the logits summed over the classes.
         kl: float64 ``[images]``, ``KL(fp32 || model)`` of the softmaxed scores in nats.
         top1: int64 ``[images]``, the top class of the model, the lowest index of equals.
     """
@@ -87,7 +87,7 @@ class NetworkCost:
     """Cost of int8, in total and by layer, over the same images.
 
     Attributes:
-        signal: float64 ``[images]``, the squared scores of fp32 summed over the classes.
+        signal: float64 ``[images]``, the squared logits of fp32 summed over the classes.
         top1: int64 ``[images]``, the top class of fp32.
         macs: multiply-adds of the network for one image, in float or int8.
         whole: deviation of the full int8 model.
@@ -120,11 +120,8 @@ class NetworkCost:
         )
 
     def sqnr_db(self, deviation: Deviation) -> float:
-        """Return ``10 log10(signal / noise)`` over all images in dB; infinite without noise."""
-        signal, noise = float(self.signal.sum()), float(deviation.noise.sum())
-        if noise == 0.0:
-            return math.inf
-        return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+        """Return the SQNR of the scores in dB, see `quantkit.evaluation.score_sqnr`; infinite without noise."""
+        return mean_ratio_db(self.signal, deviation.noise)
 
     def share_made(self, layer: LayerCost) -> float:
         """Return the isolated noise of a layer as a share of the noise of the full int8 model."""
@@ -331,7 +328,7 @@ class _Evaluate:
 
     @property
     def signal(self) -> Vector:
-        return np.asarray(np.square(self.reference, dtype=np.float64).sum(axis=1))
+        return signal_and_noise(self.reference, self.reference)[0]
 
     @property
     def top1(self) -> npt.NDArray[np.int64]:
@@ -340,7 +337,7 @@ class _Evaluate:
     def deviation(self, scores: Float32Array) -> Deviation:
         _check_finite(scores)
         return Deviation(
-            noise=np.square(scores.astype(np.float64) - self.reference).sum(axis=1),
+            noise=signal_and_noise(self.reference, scores)[1],
             kl=kl_divergence(self.reference, scores, kind=self.kind),
             top1=np.asarray(scores.argmax(axis=1), np.int64),
         )

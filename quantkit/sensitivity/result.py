@@ -43,10 +43,10 @@ class Figures:
     """Deviation of a model from fp32.
 
     Attributes:
-        sqnr_db: SQNR of the scores over all images, in dB; infinite without noise.
+        sqnr_db: SQNR of the scores in dB, the mean over the images; infinite without noise.
         kl: mean divergence of the softmaxed scores from those of fp32, in nats.
-        share: share of the noise of the full int8 model: the noise of the layer, or the noise removed by leaving it in
-            float, which is negative if the noise increases.
+        share: share of the noise of the full int8 model, summed over all images: the noise of the layer, or the noise
+            removed by leaving it in float, which is negative if the noise increases.
         accuracy: accuracy on labelled images, None without labels.
     """
 

@@ -104,7 +104,9 @@ def remaining_error(points: Sequence[ConvergencePoint], method: str) -> float | 
     return last[len(last) // 2] / math.sqrt(points[-1].images)
 
 
-def settling_note(points: Sequence[ConvergencePoint], images: int, method: str, classes: int | None) -> str | None:
+def settling_note(
+    points: Sequence[ConvergencePoint], images: int, method: str, classes: int | None, *, compared: bool = False
+) -> str | None:
     """Return a note if the ranges have not converged, with the number of images needed; None if they have.
 
     Args:
@@ -112,6 +114,7 @@ def settling_note(points: Sequence[ConvergencePoint], images: int, method: str, 
         images: number of images of the pass.
         method: name of the method; percentile is used if it was not tracked.
         classes: number of classes of the model, None if unknown.
+        compared: whether the method was found no worse than the others, which are not recommended then.
     """
     seen = f"{images:,} images"
     if classes is not None and images < classes:
@@ -124,7 +127,8 @@ def settling_note(points: Sequence[ConvergencePoint], images: int, method: str, 
         return None
     said = f"ranges have not converged: {seen} leave an error of {100 * error:.0f} % of the worst {watched} range"
     if watched == "minmax":
-        return f"{said}, and extremes grow with every image; use --method percentile, or more images"
+        fix = "use more images" if compared else "use --method percentile, or more images"
+        return f"{said}, and extremes grow with every image; {fix}"
     needed = images * (error / SETTLED) ** 2
     unit = 10.0 ** (math.floor(math.log10(needed)) - 1)
     return f"{said}; use about {math.ceil(needed / unit) * unit:,.0f}"

@@ -21,6 +21,7 @@ from safetensors.numpy import save
 from quantkit.config.arguments import AnyPath, as_path
 from quantkit.errors import ProvenanceError, StatisticsError
 from quantkit.files import write_bytes
+from quantkit.numerics import NUMERIC_VERSION
 from quantkit.stats.bins import MANTISSA_BITS
 from quantkit.stats.convergence import ConvergencePoint
 from quantkit.stats.observed import Observed
@@ -28,8 +29,9 @@ from quantkit.stats.tensor import TensorStatistics
 from quantkit.types import Float32Array
 
 FORMAT = "quantkit-statistics"
-# 2: all rows of tensors with a first axis other than the batch are counted; 3: extremes of every image.
-FORMAT_VERSION = 3
+# 2: all rows of tensors with a first axis other than the batch are counted; 3: extremes of every image; 4: the version
+# of the arithmetic, and what convergence was tracked for.
+FORMAT_VERSION = 4
 
 # Exceptions of the readers for damaged content; those of pydantic are ValueErrors.
 _FAULTS = (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError)
@@ -59,6 +61,7 @@ class Provenance:
         quantkit: version of quantkit.
         onnxruntime: version of onnxruntime.
         device: device that ran the model, in one line.
+        numerics: version of quantkit's arithmetic, of preprocessing, prepared models and observer.
     """
 
     model_sha256: str
@@ -66,9 +69,24 @@ class Provenance:
     quantkit: str
     onnxruntime: str
     device: str = "cpu"
+    numerics: int = NUMERIC_VERSION
+
+    def require_current(self, where: object) -> None:
+        """Raise if statistics were observed with another version of quantkit's arithmetic.
+
+        Raises:
+            ProvenanceError: they were.
+        """
+        if self.numerics != NUMERIC_VERSION:
+            raise ProvenanceError(
+                f"the statistics were observed by quantkit {self.quantkit}, whose arithmetic is another "
+                f"(version {self.numerics}, not {NUMERIC_VERSION})",
+                where=where,
+                fix="run quantkit calibrate again",
+            )
 
     def require_same(self, other: "Provenance", where: object) -> None:
-        """Raise if statistics are of another model, preprocessing or device.
+        """Raise if statistics are of another model, preprocessing, arithmetic or device.
 
         Raises:
             ProvenanceError: the message says what differs and what to repeat.
@@ -81,6 +99,13 @@ class Provenance:
                     where=where,
                     fix="run quantkit calibrate again",
                 )
+        if self.numerics != other.numerics:
+            raise ProvenanceError(
+                f"these statistics were observed by quantkit {other.quantkit}, with another arithmetic than those of "
+                f"{self.quantkit}",
+                where=where,
+                fix="run quantkit calibrate for all shards with the same version",
+            )
         if self.device != other.device:
             raise ProvenanceError(
                 f"these statistics were observed on {other.device}, not on {self.device}: devices round otherwise",
@@ -98,7 +123,8 @@ class Statistics(Observed):
         images: sha256 of every observed image, sorted, independent of the order of the pass. The rows of ``extremes``
             are in this order.
         convergence: convergence points of the pass.
-        checkpoint: state of an unfinished pass, JSON values; empty for a finished one.
+        checkpoint: what the convergence points were tracked for, by method, and the state of an unfinished pass; JSON
+            values.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -185,9 +211,10 @@ def load_statistics(path: AnyPath) -> Statistics:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         if FORMAT not in metadata:
             raise StatisticsError("this is not a statistics file of quantkit", where=path, fix=redo)
-        header = _Header.model_validate_json(metadata[FORMAT])
-        if header.version != FORMAT_VERSION or header.mantissa_bits != MANTISSA_BITS:
+        form = _Form.model_validate_json(metadata[FORMAT])
+        if form.version != FORMAT_VERSION or form.mantissa_bits != MANTISSA_BITS:
             raise StatisticsError("these statistics were written by another version of quantkit", where=path, fix=redo)
+        header = _Header.model_validate_json(metadata[FORMAT])
         tensors = _unpack(header.tensors, arrays)
         extremes = arrays["extremes"]
         statistics = Statistics(tensors, extremes, header.provenance, header.images, header.convergence, header.extra)
@@ -242,11 +269,16 @@ class _Described(BaseModel):
     negative_infinities: int
 
 
-class _Header(BaseModel):
+class _Form(BaseModel):
+    """What the headers of all versions have."""
+
     model_config = ConfigDict(strict=True)
 
     version: int
     mantissa_bits: int
+
+
+class _Header(_Form):
     provenance: Provenance
     images: tuple[str, ...]
     convergence: list[ConvergencePoint]

@@ -94,6 +94,9 @@ class Backend(Protocol):
     def after_tune(self, folder: RunFolder, tuned: TunedModel) -> BackendFiles:
         """Write the files that depend on the tuned model of a run; called for the backend's own target only."""
 
+    def update_paths(self, folder: RunFolder) -> tuple[Path, ...]:
+        """Update paths in the files of a run that was moved, and return the files that changed."""
+
     def remove_files(self, folder: RunFolder, models: Collection[str]) -> None:
         """Remove the files of models that are removed from a run, because it gets other inputs."""
 

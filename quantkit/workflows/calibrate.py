@@ -219,7 +219,8 @@ def calibrate(
             "until stable": until_stable,
             "require coverage": require_coverage,
         }
-        record = with_settings(record, "calibrate", settings_of_call(settings))
+        if (recorded := settings_of_call("calibrate", settings)) is not None:
+            record = with_settings(record, "calibrate", recorded)
         folder.write(record)
         count = begun_when_called(progress, "correcting biases", "layers")
         images = Images(chosen, pipeline, load, execution.threads, count)

@@ -85,8 +85,9 @@ class CalibrationPass:
         loaded = self._load(self._folder.statistics)
         if loaded is None or loaded.tensors.keys() != set(self._subject.observed.wanted):
             return None
+        points = [point.only(self._tracked_alike(loaded)) for point in loaded.convergence]
         whole = len(loaded.images) == len(self._chosen)
-        return loaded if whole or self._is_stable(loaded.convergence, len(loaded.images), until_stable) else None
+        return loaded if whole or self._is_stable(points, len(loaded.images), until_stable) else None
 
     def run(self, until_stable: float | None, fresh: bool) -> Statistics:
         """Observe all images, or stop when the ranges are stable."""
@@ -111,19 +112,23 @@ class CalibrationPass:
                 checkpoint = {"ranges": _ranges_to_json(self._ranges), "solved_for": self._solved_for}
                 save_statistics(replace(statistics, checkpoint=checkpoint), self._folder.partial)
         assert statistics is not None
-        statistics = replace(statistics, checkpoint={})
+        statistics = replace(statistics, checkpoint={"solved_for": self._solved_for})
         save_statistics(statistics, self._folder.statistics)
         self._folder.partial.unlink(missing_ok=True)
         return statistics
 
     def _resume(self, begun: Statistics) -> None:
         """Take over the convergence so far of the methods that were tracked with the same options."""
-        before = begun.checkpoint.get("solved_for", {})
-        same = {name for name, solved_for in self._solved_for.items() if before.get(name) == solved_for}
+        same = self._tracked_alike(begun)
         ranges = _ranges_from_json(begun.checkpoint.get("ranges", {}))
         self._ranges = {name: solved for name, solved in ranges.items() if name in same}
         self._points = [point.only(same) for point in begun.convergence]
         self.resumed = len(begun.images)
+
+    def _tracked_alike(self, statistics: Statistics) -> set[str]:
+        """Return the methods whose convergence was tracked with the same options, target and outliers as now."""
+        before = statistics.checkpoint.get("solved_for", {})
+        return {name for name, solved_for in self._solved_for.items() if before.get(name) == solved_for}
 
     def _chunks(self, begun: Observed | None, count: ProgressCallback) -> Iterator[Chunk]:
         """Observe the images that are left, here or on the workers of a cluster."""

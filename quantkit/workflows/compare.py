@@ -1,9 +1,8 @@
 """``quantkit compare``: how models differ from the first on the same images, and where the difference arises."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import used_pipeline
-from quantkit.engine.predict import Classifier, Latency, ModelScores, evaluate, time_in_turn
+from quantkit.engine.predict import Classifier, time_in_turn
 from quantkit.errors import UsageError
 from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.images import evaluation_images
@@ -25,20 +24,15 @@ from quantkit.evaluation.measure_drift import Drifts, measure_drift
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.result import Comparison
-from quantkit.graph.model import model_digest, model_files
-from quantkit.progress import Progress, ProgressCallback, resumed_task
+from quantkit.graph.model import model_files
+from quantkit.progress import Progress
 from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder
-from quantkit.runs.score_cache import cached_scores, images_to_run, predict_cached, score_cache_of, scores_key
-from quantkit.workflows.compared_models import (
-    Candidate,
-    ComparedModel,
-    check_fit,
-    is_rescaled,
-    read_candidate,
-    require_distinct,
-)
-from quantkit.workflows.execution import Execution, choose_execution
+from quantkit.runs.score_cache import score_cache_of
+from quantkit.types import Float32Array
+from quantkit.workflows.compared_models import Candidate, ComparedModel, is_rescaled, read_candidate, require_distinct
+from quantkit.workflows.execution import choose_execution
+from quantkit.workflows.image_evaluation import ImageEvaluation
 from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, preprocessing_of
 from quantkit.workflows.vacc.device_results import DeviceResults, other_preprocessing
@@ -47,15 +41,14 @@ from quantkit.workflows.vacc.device_results import DeviceResults, other_preproce
 DRIFT_IMAGES = 32
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """A comparison with the data it was computed from.
+@dataclass(frozen=True, kw_only=True)
+class ModelComparison(Comparison):
+    """The result of `compare`: a comparison with the data it was computed from, which `report` needs.
 
     Attributes:
-        comparison: the result.
-        reference: the model, or the results of a card, that the others are measured against.
+        subject: the model, or the results of a card, that the others are measured against.
         answers: predictions of each model, the reference first.
-        images: the evaluated images.
+        source: the evaluated images.
         pipeline: the preprocessing.
         run: the run folder, if there is one.
         notes: the compared outputs, if they were selected, and how inputs of unusual layout or type are fed.
@@ -64,15 +57,14 @@ class Evaluation:
         In the folder written by ``quantkit demo``:
 
         >>> import quantkit
-        >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
-        >>> len(done.images.names), done.comparison.images
-        (50, 50)
+        >>> done = quantkit.compare(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> len(done.source.names), [one.name for one in done.answers]
+        (50, ['fp32', 'kl'])
     """
 
-    comparison: Comparison
-    reference: ComparedModel | DeviceResults
-    answers: tuple[EvaluatedModel, ...]
-    images: ImageSource
+    subject: ComparedModel | DeviceResults
+    answers: tuple[EvaluatedModel, ...] = field(repr=False)
+    source: ImageSource
     pipeline: Pipeline
     run: Path | None
     notes: tuple[str, ...] = ()
@@ -98,74 +90,8 @@ def compare(
     cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> Comparison:
+) -> ModelComparison:
     """Compare the first model with each of the others on the same labelled images, all on one device.
-
-    The arguments and errors are those of `evaluate_models`, which also returns what `report` needs.
-
-    Example:
-        In the folder written by ``quantkit demo``:
-
-        >>> import quantkit
-        >>> result = quantkit.compare(["fp32", "mse"], run="run", images="images/test", limit=100, drift_images=0)
-        >>> result.candidates[0].name, result.images
-        ('mse', 100)
-        >>> result.candidates[0].versus.agreement > 90.0
-        True
-        >>> batches = quantkit.Device("cpu", batch=25)
-        >>> options = {"run": "run", "images": "images/test", "limit": 100, "drift_images": 0}
-        >>> quantkit.compare(["fp32", "mse"], **options, device=batches).reference.ran_on.provider
-        'CPUExecutionProvider'
-    """
-    done = evaluate_models(
-        models,
-        run=run,
-        images=images,
-        labels=labels,
-        names=names,
-        exclude=exclude,
-        pipeline=pipeline,
-        limit=limit,
-        drift_images=drift_images,
-        latency=latency,
-        datalist=datalist,
-        output=output,
-        inputs=inputs,
-        check_preprocessing=check_preprocessing,
-        device=device,
-        cluster=cluster,
-        threads=threads,
-        progress=progress,
-    )
-    if done.run is not None:
-        settings = {"images": images, "labels": labels, "preprocessing": pipeline, "exclude": exclude, "limit": limit}
-        named = [model if isinstance(model, str) else as_path(model, "models") for model in models]
-        record_call(done.run, "compare", {"run": done.run, "models": named, **settings})
-    return done.comparison
-
-
-def evaluate_models(
-    models: Sequence[AnyPath],
-    *,
-    run: AnyPath | None = None,
-    images: ImagesLike | None = None,
-    labels: AnyPath | None = None,
-    names: AnyPath | None = None,
-    exclude: AnyPath | CalibrationSet | None = None,
-    pipeline: PresetSource | None = None,
-    limit: int | None = None,
-    drift_images: int = DRIFT_IMAGES,
-    latency: bool = False,
-    datalist: AnyPath | None = None,
-    output: str | None = None,
-    inputs: Mapping[str, Any] | None = None,
-    check_preprocessing: bool = True,
-    device: Device | str = CPU,
-    cluster: str | None = None,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> Evaluation:
-    """Run all models over the same images, compare them with the first, and keep the data for a report.
 
     Args:
         models: names in the run (``fp32``, ``int8``, ...), paths of ONNX files, ``NAME=PATH`` to name a file, or
@@ -208,73 +134,65 @@ def evaluate_models(
         In the folder written by ``quantkit demo``:
 
         >>> import quantkit
-        >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
-        >>> [answers.name for answers in done.answers]
-        ['fp32', 'kl']
+        >>> result = quantkit.compare(["fp32", "mse"], run="run", images="images/test", limit=100, drift_images=0)
+        >>> result.candidates[0].name, result.images
+        ('mse', 100)
+        >>> result.candidates[0].versus.agreement > 90.0
+        True
+        >>> batches = quantkit.Device("cpu", batch=25)
+        >>> options = {"run": "run", "images": "images/test", "limit": 100, "drift_images": 0}
+        >>> quantkit.compare(["fp32", "mse"], **options, device=batches).reference.ran_on.provider
+        'CPUExecutionProvider'
     """
     if isinstance(models, str | os.PathLike):
         raise UsageError(f"takes a list of models, not {str(models)!r}", where="models", fix="name the reference first")
-    given: list[str | Path] = [model if isinstance(model, str) else as_path(model, "models") for model in models]
-    if len(given) < 2:
+    named = [model if isinstance(model, str) else as_path(model, "models") for model in models]
+    if len(named) < 2:
         raise UsageError("a comparison takes at least two models", fix="name the reference first, then the others")
     run, datalist = optional_path(run, "run"), optional_path(datalist, "datalist")
     folder = None if run is None else RunFolder(run)
     record = None if folder is None else folder.read()
-    subjects = [read_candidate(model, folder, record, datalist, output, inputs) for model in given]
-    reference = subjects[0]
-    require_distinct(given, subjects)
+    subjects = [read_candidate(model, folder, record, datalist, output, inputs) for model in named]
+    require_distinct(named, subjects)
     found, warnings = evaluation_images(images, labels, names, exclude, record, limit)
-    given_pipeline, pipeline = pipeline, used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
-    if datalist is not None and (other := other_preprocessing(datalist, pipeline)) is not None:
+    used = used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
+    if datalist is not None and (other := other_preprocessing(datalist, used)) is not None:
         warnings.append(other)
-    check_fit(subjects, pipeline, found)
-    onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
-    execution = choose_execution(cluster, device, threads, progress)
-    classifiers = [Classifier(subject.file, execution.device) for subject in onnx]
-    every = max(1, len(found.names) // drift_images) if drift_images else 1
-    sample = found.items[::every][:drift_images]
-    load = DecodedImages(pipeline, only=sample)
-    with (
-        execution,
-        _answers(onnx, classifiers, found, load, pipeline, execution, run) as (answers_to_images, new, source),
-    ):
-        count = resumed_task(
-            execution.progress, "comparing", "images", done=new.count(False), total=len(new), source=source
-        )
-        collector = _collect(subjects, answers_to_images, found, new, count)
+    execution, cache = choose_execution(cluster, device, threads, progress), score_cache_of(run)
+    sample = found.items[:: max(1, len(found.names) // drift_images)][:drift_images] if drift_images else ()
+    evaluation = ImageEvaluation(found, used, execution, cache, DecodedImages(used, only=sample))
+    for one in subjects:
+        if isinstance(one, ComparedModel):
+            evaluation.check(one.file)
+        else:
+            one.check(found)
+    onnx = [one for one in subjects if isinstance(one, ComparedModel)]
+    classifiers = [Classifier(one.file, execution.device) for one in onnx]
+    with execution:
+        collector = _collect(subjects, classifiers, evaluation)
     if check_preprocessing and onnx:
-        first = onnx[0]
-        command = guess_command(first.path, run=run, images=images, labels=labels, pipeline=given_pipeline)
-        predictions, cache = collector.predictions(subjects.index(first)), score_cache_of(run)
+        command = guess_command(onnx[0].path, run=run, images=images, labels=labels, pipeline=pipeline)
+        predictions = collector.predictions(subjects.index(onnx[0]))
         note = preprocessing_note(
-            classifiers[0], found, pipeline, execution, command=command, cache=cache, predictions=predictions
+            classifiers[0], found, used, execution, command=command, cache=cache, predictions=predictions
         )
-        warnings += [] if note is None else [f"{first.name}: {note}"]
-    times: dict[str, Latency] = {}
-    if latency and onnx:
-        measured = time_in_turn(classifiers, preprocess(found.items[0], pipeline)[None])
-        times = {subject.name: time for subject, time in zip(onnx, measured, strict=True)}
+        warnings += [] if note is None else [f"{onnx[0].name}: {note}"]
+    times = time_in_turn(classifiers, preprocess(found.items[0], used)[None]) if latency and onnx else []
+    latencies = dict(zip((one.name for one in onnx), times, strict=False))
     placements = {subject.name: one.placement for subject, one in zip(onnx, classifiers, strict=True)}
     notes = _notes(onnx, classifiers)
-    del classifiers, answers_to_images  # their sessions hold the weights, and drift opens sessions of its own
+    del classifiers  # their sessions hold the weights, and drift opens sessions of its own
     rescaled = [subject.name for subject in subjects if is_rescaled(subject, folder, record)]
-    drifts = [
-        Drifts() if subject.name in rescaled else _drift(reference, subject, sample, load, execution)
-        for subject in subjects
-    ]
-    if drift_images and not isinstance(reference, ComparedModel):
-        warnings.append(f"{reference.name} is a result of a card, so the drift of tensors is not measured")
-    elif drift_images:
-        warnings += [
-            f"{name}: tune shifted or rescaled its channels, so its drift is not measured" for name in rescaled
-        ]
+    drifts = _drifts(subjects, rescaled, sample, evaluation)
+    if drift_images:
+        warnings += _drift_warnings(subjects[0], rescaled)
     answers = tuple(
         EvaluatedModel(
             name=subject.name,
             predictions=collector.predictions(index),
             bytes=_size(subject),
             kl=collector.divergence(index),
-            latency_ms=None if (time := times.get(subject.name)) is None else time.median,
+            latency_ms=None if (time := latencies.get(subject.name)) is None else time.median,
             latency_spread_ms=None if time is None else Interval(time.p10, time.p90),
             tensors=drift.accumulated,
             layers=drift.isolated,
@@ -282,71 +200,56 @@ def evaluate_models(
         )
         for index, (subject, drift) in enumerate(zip(subjects, drifts, strict=True))
     )
-    comparison = compare_models(answers, warnings=warnings)
-    return Evaluation(comparison, reference, answers, found, pipeline, run, notes)
-
-
-def _drift(
-    reference: Candidate,
-    subject: Candidate,
-    sample: Sequence[ImageItem],
-    load: DecodedImages,
-    execution: Execution,
-) -> Drifts:
-    """Measure the drift of a candidate; results of a card have none."""
-    if subject is reference or not (isinstance(subject, ComparedModel) and isinstance(reference, ComparedModel)):
-        return Drifts()
-    return measure_drift(reference.model, subject.model, sample, load, execution.threads, execution.device)
-
-
-@contextmanager
-def _answers(
-    subjects: Sequence[ComparedModel],
-    classifiers: Sequence[Classifier],
-    found: ImageSource,
-    load: DecodedImages,
-    pipeline: Pipeline,
-    execution: Execution,
-    run: Path | None,
-) -> Iterator[tuple[Iterator[ModelScores], list[bool], Path | None]]:
-    """Predict all images with every ONNX model; scores are cached.
-
-    Yields:
-        The scores of each image, whether a model has to be run on it, and the folder of the cache.
-    """
-    cache, threads = score_cache_of(run), execution.threads
-    every = [True] * len(found.names)
-    if not classifiers:
-        yield (ModelScores(index, []) for index in range(len(found.names))), every, None
-        return
-    answer = execution.answer([one.file for one in subjects], found, pipeline)
-    if cache is None:
-        yield evaluate(classifiers, found.items, pipeline, threads=threads, load=load, answer=answer), every, None
-        return
-    keys = [scores_key(model_digest(one.path), pipeline, one.file.signature, execution.device) for one in subjects]
-    with cached_scores(cache, keys, found) as scores:
-        answers = predict_cached(classifiers, scores, found.items, pipeline, threads=threads, load=load, answer=answer)
-        yield answers, images_to_run(scores, len(found.names)), cache.folder
+    if run is not None:
+        settings = {"images": images, "labels": labels, "preprocessing": pipeline, "exclude": exclude, "limit": limit}
+        record_call(run, "compare", {"run": run, "models": named, **settings})
+    return ModelComparison(
+        **vars(compare_models(answers, warnings=warnings)),
+        subject=subjects[0],
+        answers=answers,
+        source=found,
+        pipeline=used,
+        run=run,
+        notes=notes,
+    )
 
 
 def _collect(
-    subjects: Sequence[Candidate],
-    answers_to_images: Iterator[ModelScores],
-    found: ImageSource,
-    new: Sequence[bool],
-    progress: ProgressCallback,
+    subjects: Sequence[Candidate], classifiers: Sequence[Classifier], evaluation: ImageEvaluation
 ) -> Collector:
-    """Collect the predictions of all models and card results; ``new`` are the images that a model is run on."""
-    assert found.labels is not None
-    done = new.count(False)
+    """Collect the predictions of all models and card results."""
+
+    def completed(name: str, scores: list[Float32Array]) -> list[Float32Array]:
+        of_models = iter(scores)
+        return [next(of_models) if isinstance(one, ComparedModel) else one.scores(name) for one in subjects]
+
     collector = Collector(len(subjects))
-    for answers in answers_to_images:
-        name, scores = found.names[answers.index], iter(answers.scores)
-        every = [next(scores) if isinstance(one, ComparedModel) else one.scores(name) for one in subjects]
-        collector.update(every, [name], [found.labels[answers.index]])
-        done += new[answers.index]
-        progress(done, len(found.names))
+    evaluation.collect(classifiers, collector, "comparing", completed=completed)
     return collector
+
+
+def _drifts(
+    subjects: Sequence[Candidate], rescaled: Sequence[str], sample: Sequence[ImageItem], evaluation: ImageEvaluation
+) -> list[Drifts]:
+    """Measure the drift of each candidate; results of a card and rescaled models have none."""
+    reference, load, execution = subjects[0], evaluation.load, evaluation.execution
+    assert load is not None
+    return [
+        measure_drift(reference.model, one.model, sample, load, execution.threads, execution.device)
+        if sample
+        and one is not reference
+        and isinstance(one, ComparedModel)
+        and isinstance(reference, ComparedModel)
+        and one.name not in rescaled
+        else Drifts()
+        for one in subjects
+    ]
+
+
+def _drift_warnings(reference: Candidate, rescaled: Sequence[str]) -> list[str]:
+    if not isinstance(reference, ComparedModel):
+        return [f"{reference.name} is a result of a card, so the drift of tensors is not measured"]
+    return [f"{name}: tune shifted or rescaled its channels, so its drift is not measured" for name in rescaled]
 
 
 def _notes(subjects: Sequence[ComparedModel], classifiers: Sequence[Classifier]) -> tuple[str, ...]:

@@ -3,16 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx_ir as ir
 
-from quantkit.config.pipeline import Pipeline
-from quantkit.data.source import ImageSource
 from quantkit.engine.classifier import ClassifierFile
-from quantkit.engine.inputs import check_arrays
 from quantkit.errors import UsageError
-from quantkit.evaluation.images import check_labels
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import read_scored
 from quantkit.workflows.vacc.device_results import DeviceResults, card_answers
@@ -30,8 +26,8 @@ class ComparedModel:
         In the folder written by ``quantkit demo``:
 
         >>> import quantkit
-        >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
-        >>> done.reference.path.name
+        >>> done = quantkit.compare(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> done.subject.path.name
         'mini_iresnet.onnx'
     """
 
@@ -49,7 +45,7 @@ class ComparedModel:
         return self.file.core
 
 
-Candidate = ComparedModel | DeviceResults
+Candidate: TypeAlias = ComparedModel | DeviceResults
 
 
 def read_candidate(
@@ -100,17 +96,6 @@ def require_distinct(models: Sequence[str | Path], subjects: Sequence[Candidate]
         paths = [_named(model)[1] or model for model in alike]
         given = " ".join(f"{name}-{place}={path}" for place, path in enumerate(paths, 1))
         raise UsageError(f"{len(alike)} models have the name {name!r}", fix=f"name them by NAME=PATH, such as {given}")
-
-
-def check_fit(subjects: Sequence[Candidate], pipeline: Pipeline, found: ImageSource) -> None:
-    """Check that each model fits pipeline and labels, and that results of a card cover all images."""
-    for subject in subjects:
-        if not isinstance(subject, ComparedModel):
-            subject.check(found)
-            continue
-        subject.file.check(pipeline)
-        check_arrays(found.array_shape, subject.file.signature.image, found.root)
-        check_labels(found, subject.file.signature.scores.classes, subject.path)
 
 
 def is_rescaled(subject: Candidate, folder: RunFolder | None, record: RunRecord | None) -> bool:

@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -11,31 +10,32 @@ import onnxruntime
 
 from quantkit import __version__
 from quantkit.config.arguments import AnyPath, as_path, optional_path
-from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile
 from quantkit.engine.device import CPU, Device
-from quantkit.engine.inputs import check_arrays, used_pipeline
+from quantkit.engine.inputs import used_pipeline
 from quantkit.engine.placement import DevicePlacement
 from quantkit.engine.predict import Classifier
 from quantkit.errors import UsageError
-from quantkit.evaluation.images import check_labels, evaluation_images
+from quantkit.evaluation.images import evaluation_images
 from quantkit.evaluation.label_diagnosis import diagnose_labels
 from quantkit.evaluation.paired import Interval, wilson_interval
 from quantkit.evaluation.predictions import TOP, Collector, Predictions, Scores, kind_of_scores
 from quantkit.evaluation.predictions_file import Origin
 from quantkit.files import sha256_json
 from quantkit.graph.model import model_digest
-from quantkit.progress import Progress, resumed_task
+from quantkit.progress import Progress
 from quantkit.records import Records, plain_fields
 from quantkit.report.notebook import figures_html
 from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
-from quantkit.runs.score_cache import ScoreCache, cached_scores, images_to_run, predict_cached, result_cache, scores_key
-from quantkit.workflows.execution import Execution, choose_execution
+from quantkit.runs.score_cache import result_cache
+from quantkit.types import Float32Array
+from quantkit.workflows.execution import choose_execution
+from quantkit.workflows.image_evaluation import ImageEvaluation
 from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, preprocessing_of
 
@@ -57,6 +57,7 @@ class ModelEvaluation(Records):
         output: name of the output with the scores.
         notes: how inputs and outputs were selected or changed, if they were.
         ran_on: device of the predictions.
+        labels: where the labels come from, in words.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -76,6 +77,7 @@ class ModelEvaluation(Records):
     output: str
     notes: tuple[str, ...] = ()
     ran_on: DevicePlacement | None = None
+    labels: str = ""
 
     @property
     def accuracy(self) -> "Accuracy":
@@ -223,30 +225,34 @@ def evaluate(
     file = read_scored(path, record, output, inputs)
     found, doubts = evaluation_images(images, labels, names, exclude, record, limit)
     given_pipeline, pipeline = pipeline, used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
-    # Checked before the work: the model fits the pipeline, and has a class for every label.
-    file.check(pipeline)
-    check_arrays(found.array_shape, file.signature.image, found.root)
-    check_labels(found, file.signature.scores.classes, path)
-    part = found if shard is None else _shard(found, *shard)
     execution = choose_execution(cluster, device, threads, progress)
-    device, digest = execution.device, model_digest(path)
-    key = scores_key(digest, pipeline, file.signature, device)
-    start_s = time.monotonic()
     results = result_cache(optional_path(cache, "cache"), folder)
-    with execution, cached_scores(results, [key], part) as [scores]:
-        before = scores.known
+    evaluation = ImageEvaluation(found, pipeline, execution, results)
+    evaluation.check(file)
+    part = found if shard is None else _shard(found, *shard)
+    collector = Collector(1, kind=Scores.PROBABILITIES if _ends_in_softmax(file) else None)
+
+    def completed(name: str, scores: list[Float32Array]) -> list[Float32Array]:
+        # Determined from one image, so that it does not depend on the batches.
+        collector.kind = collector.kind or kind_of_scores(scores[0])
+        return scores
+
+    start_s = time.monotonic()
+    with execution:
         classifier = Classifier(file, execution.device)
-        predictions, kind = _answers(classifier, scores, part, pipeline, execution, source=results.folder)
+        before = replace(evaluation, images=part).collect([classifier], collector, "evaluating", completed=completed)
     elapsed_s = time.monotonic() - start_s - execution.start_s
+    predictions = collector.predictions(0)
+    assert collector.kind is not None
     origin = Origin(
-        model=digest,
+        model=model_digest(path),
         images=_portable_digest(found),
         pipeline=sha256_json(pipeline.model_dump(mode="json")),
-        scores=kind.value,
+        scores=collector.kind.value,
         onnxruntime=onnxruntime.__version__,
         quantkit=__version__,
         shards=() if shard is None or shard[1] == 1 else (shard,),
-        device=device.describe(),
+        device=execution.device.describe(),
     )
     other = None
     if check_preprocessing:
@@ -269,6 +275,7 @@ def evaluate(
         file.signature.scores.name,
         notes,
         classifier.placement,
+        found.source,
     )
 
 
@@ -303,32 +310,6 @@ def parse_shard(text: str) -> tuple[int, int]:
     if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
         raise UsageError(f"invalid shard {text!r}", where="--shard", fix="write the second of four as 2/4")
     return int(i), int(n)
-
-
-def _answers(
-    classifier: Classifier,
-    cached: ScoreCache,
-    part: ImageSource,
-    pipeline: Pipeline,
-    execution: Execution,
-    *,
-    source: Path,
-) -> tuple[Predictions, Scores]:
-    assert part.labels is not None
-    new = images_to_run([cached], len(part.names))
-    done = new.count(False)
-    collector = Collector(1, kind=Scores.PROBABILITIES if _ends_in_softmax(classifier.file) else None)
-    progress = resumed_task(execution.progress, "evaluating", "images", done=done, total=len(new), source=source)
-    answer, threads = execution.answer([classifier.file], part, pipeline), execution.threads
-    for answers in predict_cached([classifier], [cached], part.items, pipeline, threads=threads, answer=answer):
-        scores = answers.scores[0]
-        # Determined from one image, so that it does not depend on the batches.
-        collector.kind = collector.kind or kind_of_scores(scores)
-        collector.update([scores], [part.names[answers.index]], [part.labels[answers.index]])
-        done += new[answers.index]
-        progress(done, len(part.names))
-    assert collector.kind is not None
-    return collector.predictions(0), collector.kind
 
 
 def _ends_in_softmax(file: ClassifierFile) -> bool:

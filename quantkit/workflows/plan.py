@@ -14,6 +14,7 @@ from quantkit.config.arguments import AnyPath, as_path
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.item import ImageItem
 from quantkit.data.preprocess import preprocess
+from quantkit.data.selection import DEFAULT_COUNT
 from quantkit.data.sources.open import ImagesLike, open_source
 from quantkit.engine.batches import Batching, Load
 from quantkit.engine.classifier import ClassifierFile, read_classifier
@@ -32,7 +33,6 @@ from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.records import Records, plain_fields
 from quantkit.types import Float32Array
 from quantkit.workflows.presets import PresetSource, load_preset
-from quantkit.workflows.project import DRAWN_IMAGES
 
 Job = Literal["eval", "compare", "calibrate"]
 # Measured for about so long, on so many images at least and at most.
@@ -181,7 +181,7 @@ def plan_job(
         file.check(pipeline)
         check_arrays(source.array_shape, file.signature.image, source.root)
     device, threads = device.resolved(), threads or default_threads()
-    total = count or (min(DRAWN_IMAGES, len(source)) if job == "calibrate" else len(source))
+    total = count or (min(DEFAULT_COUNT, len(source)) if job == "calibrate" else len(source))
     measure = _measure_pass if job == "calibrate" else _measure_scores
     task = as_progress(progress).task("measuring", "steps")
     rates = measure(files, source.items, pipeline, device, threads, task)

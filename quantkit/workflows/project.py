@@ -12,9 +12,6 @@ from quantkit.runs.folder import RunFolder
 from quantkit.targets import Target, parse_target
 from quantkit.workflows.presets import is_preset_file, load_preset
 
-# Images that a calibration draws where no number is given.
-DRAWN_IMAGES = 1000
-
 
 def load_project(folder: Path = Path()) -> Project:
     """Return the project of a folder, an empty one if it has no ``quantkit.yaml``.

@@ -16,54 +16,54 @@ from quantkit.config.settings import Setting, setting_text
 from quantkit.engine.cluster.worker import processor
 from quantkit.runs.configuration import settings_of_run
 from quantkit.runs.folder import QuantizedRecord, RunRecord
-from quantkit.workflows.compare import Evaluation
+from quantkit.workflows.compare import ModelComparison
 
 _DIGITS = 12
 
 
 def provenance(
-    evaluation: Evaluation, record: RunRecord | None, made: Mapping[str, QuantizedRecord]
+    comparison: ModelComparison, record: RunRecord | None, made: Mapping[str, QuantizedRecord]
 ) -> Iterator[tuple[str, str]]:
     """Yield names and values of the provenance.
 
     Args:
-        evaluation: the comparison.
+        comparison: the comparison.
         record: record of its run.
         made: the candidates that the run created.
     """
     yield "date", datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    yield "reference", str(evaluation.reference.path)
-    images = evaluation.images
+    yield "reference", str(comparison.subject.path)
+    images = comparison.source
     yield "evaluation images", f"{len(images.names):,} in {images.root}"
     yield "labels", images.source
-    yield "preprocessing", pipeline_words(evaluation.pipeline)
-    for note in evaluation.notes:
+    yield "preprocessing", pipeline_words(comparison.pipeline)
+    for note in comparison.notes:
         yield "model input and output", note
     if record is not None:
-        yield "run", str(evaluation.run)
+        yield "run", str(comparison.run)
         yield "fp32 model", f"SHA-256 {record.model.sha256[:_DIGITS]}…"
         chosen = record.set
         used = f"{chosen.images_used:,} of {chosen.images:,} images" if chosen.images_used != chosen.images else ""
         used = used or f"{chosen.images:,} images"
         where = f" from {chosen.path}" if chosen.path else ""
         yield "calibration set", f"{used}{where}, digest {chosen.digest.removeprefix('sha256:')[:_DIGITS]}…"
-        if record.pipeline != evaluation.pipeline:
+        if record.pipeline != comparison.pipeline:
             yield "preprocessing of the calibration", pipeline_words(record.pipeline)
         for name, entry in made.items():
             yield name, f"{model_words(entry)}; SHA-256 {entry.sha256[:_DIGITS]}…"
         for command, settings in settings_of_run(record).items():
             if command == "calibrate" or command.partition(" ")[2] in made:
                 yield f"settings of {command}", settings_words(settings)
-    yield from _device_words(evaluation, record)
+    yield from _device_words(comparison, record)
     yield "machine", machine_words()
     versions = {"quantkit": __version__, "onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}
     versions |= {"numpy": np.__version__, "Python": platform.python_version()}
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def _device_words(evaluation: Evaluation, record: RunRecord | None) -> Iterator[tuple[str, str]]:
+def _device_words(comparison: ModelComparison, record: RunRecord | None) -> Iterator[tuple[str, str]]:
     """Yield the device that the models ran on, once where it is one for all, and that of the calibration pass."""
-    ran_on = {one.name: one.ran_on.describe() for one in evaluation.answers if one.ran_on is not None}
+    ran_on = {one.name: one.ran_on.describe() for one in comparison.answers if one.ran_on is not None}
     if len(set(ran_on.values())) == 1:
         yield "device of all models", next(iter(ran_on.values()))
     else:

@@ -73,7 +73,7 @@ class Quantized(Records):
         In the folder written by ``quantkit demo``:
 
         >>> import quantkit
-        >>> done = quantkit.quantize("run", method="mse", out="mse.onnx")
+        >>> done = quantkit.quantize("run", method="mse", out="again.onnx")
         >>> done.rows()[0]["tensor"]
         'input'
     """
@@ -164,7 +164,9 @@ def quantize(
     with folder.locked():
         task = QuantizeTask(run=subject, requested=target, options=options, images=images)
         solved_by, selection = resolve_method(chosen_method, task, progress)
-        name, path = output_path(folder, variant_name(record, solved_by, target), optional_path(out, "out"))
+        name, path = output_path(
+            folder, record, variant_name(record, solved_by, target), target, optional_path(out, "out")
+        )
         done = quantize_prepared(
             task, solved_by, name=name, path=path, selection=selection, require_coverage=require_coverage
         )
@@ -215,8 +217,10 @@ def quantize_prepared(
     open_session(path)  # a model that onnxruntime cannot load is not a result
     table = ranges_path(folder, name)
     write_text(table, ranges_csv(ranges, made, statistics))
-    notes = [*selection_note(selection), *_settling_notes(run, method), *prepared.notes, *notes_of(int8)]
+    compared = selection is not None and bool(selection.results)
+    notes = [*selection_note(selection), *_settling_notes(run, method, compared=compared), *prepared.notes]
     notes += [
+        *notes_of(int8),
         *corrected.notes,
         *cut_range_notes(statistics, ranges, method, target, keep_outliers=options.keep_outliers),
     ]
@@ -258,9 +262,10 @@ def quantize_prepared(
     )
 
 
-def _settling_notes(run: CalibratedRun, method: Method) -> list[str]:
+def _settling_notes(run: CalibratedRun, method: Method, *, compared: bool) -> list[str]:
     statistics, classes = run.statistics, run.record.model.classes
-    note = settling_note(statistics.convergence, len(statistics.images), method_name(method), classes)
+    images = len(statistics.images)
+    note = settling_note(statistics.convergence, images, method_name(method), classes, compared=compared)
     return [] if note is None else [note]
 
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from quantkit.config.method import Method, Percentile, method_name
+from quantkit.config.method import METHODS, Method, Percentile, method_name
 from quantkit.errors import UsageError
 from quantkit.graph.model import model_digest, model_files
 from quantkit.graph.qdq.plan import Plan
@@ -12,7 +12,9 @@ from quantkit.numerics import Range
 from quantkit.records import csv_text
 from quantkit.runs.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder, RunRecord
 from quantkit.stats.file import Statistics
-from quantkit.targets import ORT, Target
+from quantkit.targets import ORT, TARGETS, Target
+
+TUNED = "tuned"
 
 
 def variant_name(record: RunRecord, method: Method, target: Target) -> str:
@@ -50,15 +52,71 @@ def method_of_run(record: RunRecord, target: Target) -> Method:
     return Percentile() if made is None else made.solved_by
 
 
-def output_path(folder: RunFolder, name: str, out: Path | None) -> tuple[str, Path]:
+def output_path(folder: RunFolder, record: RunRecord, name: str, target: Target, out: Path | None) -> tuple[str, Path]:
     """Return the name and the path of a model in a run: those of ``out`` if it is given, else in the run folder.
 
+    Args:
+        folder: of the run.
+        record: its record.
+        name: name of the model where ``out`` is not given.
+        target: of the model.
+        out: the file to write, None for the run folder.
+
     Raises:
-        UsageError: the name is that of the original model.
+        UsageError: the file is one that the run names for something else, or its name is one that another model of the
+            run has or would get.
     """
-    if out is not None and out.stem == FP32:
-        raise UsageError(f"{FP32} is the name of the original model", where="--out", fix="choose another file name")
-    return (name, folder.path / f"{name}.onnx") if out is None else (out.stem, out)
+    if out is None:
+        return name, folder.path / f"{name}.onnx"
+    fault = _name_fault(folder, record, name, target, out) or _file_fault(folder, record, out, out.stem)
+    if fault:
+        raise UsageError(fault, where=f"--out {out}", fix="choose another file name")
+    return out.stem, out
+
+
+def require_free(folder: RunFolder, record: RunRecord, path: Path, name: str, option: str) -> None:
+    """Check that a file to be written for a model of a run is none that the run names for something else.
+
+    Raises:
+        UsageError: it is; ``option`` is named.
+    """
+    if fault := _file_fault(folder, record, path, name):
+        raise UsageError(fault, where=f"{option} {path}", fix="choose another file name")
+
+
+def _name_fault(folder: RunFolder, record: RunRecord, name: str, target: Target, out: Path) -> str | None:
+    """Return why a model cannot have the name of its file in a run, None if it can."""
+    given = out.stem
+    if out.suffix != ".onnx":
+        return "a model is written to a file that ends with .onnx"
+    if given == FP32:
+        return f"{FP32} is the name of the original model"
+    if given.startswith(f"{FP32}-") or given.endswith(f"-{FP32}"):
+        return f"{given} is a name of fp32 models with corrected biases"
+    if given in _given_names(target) - {name}:
+        return f"{given} is the name that quantkit gives to another model of the run"
+    made = record.quantized.get(given)
+    if made is not None and given != name and (folder.path / made.file).resolve() != out.resolve():
+        return f"the run has another model {given}, {folder.path / made.file}"
+    return None
+
+
+def _given_names(target: Target) -> set[str]:
+    """Return the names that models get without ``--out``, and for a compiler what it is told of them."""
+    ends = (*METHODS, TUNED)
+    names = {int8_name(one) for one in TARGETS.values()}
+    names |= {f"{name}-{end}" for name in names for end in ends}
+    return names | set(ends) if target.compiler_calibrates else names
+
+
+def _file_fault(folder: RunFolder, record: RunRecord, path: Path, name: str) -> str | None:
+    """Return what a run names a file for, None if it is for nothing, or for this model."""
+    where = path.resolve()
+    files = {record.model.path: "the original model of the run"}
+    for other, made in record.quantized.items():
+        if other != name:
+            files |= {str(folder.path / file): f"a file of {other}" for file in (made.file, made.fp32) if file}
+    return next((f"it is {what}" for file, what in files.items() if Path(file).resolve() == where), None)
 
 
 def record_model(folder: RunFolder, name: str, path: Path, method: Method, **entry: Any) -> None:

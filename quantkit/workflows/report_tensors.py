@@ -17,7 +17,7 @@ from quantkit.runs.folder import QuantizedRecord, RunFolder
 from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, TARGETS, Target
-from quantkit.workflows.compare import Evaluation
+from quantkit.workflows.compare import ModelComparison
 from quantkit.workflows.quantize_task import QuantizeOptions
 
 
@@ -66,14 +66,14 @@ def report_tensors(
     statistics: Statistics,
     folder: RunFolder | None,
     made: Mapping[str, QuantizedRecord],
-    evaluation: Evaluation,
+    comparison: ModelComparison,
 ) -> tuple[ReportTensor, ...]:
     """Return every observed tensor and the result of every integer layer, in the order of the network."""
     choices = _choices(made)
     solved = [solve_observed(statistics, one.method, one.target, keep_outliers=one.keep_outliers) for one in choices]
     written = _written_ranges(folder, made)
     producers = {str(value.name): node for node in prepare(model).model.graph for value in node.outputs}
-    layers = (drift.name for answers in evaluation.answers for drift in answers.layers)
+    layers = (drift.name for answers in comparison.answers for drift in answers.layers)
     names = dict.fromkeys([*statistics.tensors, *layers])
     inputs, results = [name for name in names if name not in producers], [name for name in producers if name in names]
     found = []

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from quantkit.sensitivity.result import Sensitivity
 from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.sensitivity_decision import decide, quantize_command
 
+# Damaged results, and those of other versions: they are left out of a report, which they do not prevent.
+_OTHER_FORM = (KeyError, TypeError, ValueError, AttributeError, QuantkitError)
+
 
 def tuning_logs(folder: RunFolder, record: RunRecord) -> tuple[TuningLog, ...]:
     """Return the searches that produced the current tuned models of the run."""
@@ -26,16 +30,19 @@ def tuning_logs(folder: RunFolder, record: RunRecord) -> tuple[TuningLog, ...]:
         plain = _log(folder, entry)
         if plain is None:
             continue
-        found.append(
-            TuningLog(
-                name=name,
-                target=entry.target,
-                conclusion=tuple(plain.get("conclusion", ())),
-                stages=tuple(_stages(plain)),
-                notes=tuple(plain.get("notes", ())),
-            )
-        )
+        with suppress(*_OTHER_FORM):
+            found.append(_tuning_log(name, entry, plain))
     return tuple(found)
+
+
+def _tuning_log(name: str, entry: QuantizedRecord, plain: Mapping[str, Any]) -> TuningLog:
+    return TuningLog(
+        name=name,
+        target=entry.target,
+        conclusion=tuple(plain.get("conclusion", ())),
+        stages=tuple(_stages(plain)),
+        notes=tuple(plain.get("notes", ())),
+    )
 
 
 def method_choices(made: Mapping[str, QuantizedRecord]) -> Iterator[MethodChoice]:
@@ -45,17 +52,18 @@ def method_choices(made: Mapping[str, QuantizedRecord]) -> Iterator[MethodChoice
             continue
         try:
             selection = MethodSelection.from_json(entry.selection)
-        except (KeyError, TypeError, ValueError, QuantkitError):  # a damaged record hides no report
+        except _OTHER_FORM:
             continue
         yield MethodChoice(model=name, reason=selection.reason, rows=tuple(selection.rows()))
 
 
 def tuning_coverage(folder: RunFolder, entry: QuantizedRecord) -> Coverage | None:
     """Return the coverage of a tuned model, None if its log is missing."""
-    plain = _log(folder, entry)
-    if plain is None or "coverage" not in plain:
+    plain = _log(folder, entry) or {}
+    try:
+        return Coverage.from_json(plain["coverage"])
+    except _OTHER_FORM:
         return None
-    return Coverage.from_json(plain["coverage"])
 
 
 def sensitivity_path(folder: RunFolder, target: str) -> Path:
@@ -81,7 +89,7 @@ def sensitivity_findings(folder: RunFolder, record: RunRecord) -> tuple[Sensitiv
             continue
         try:
             result = Sensitivity.from_json(plain)
-        except (KeyError, TypeError, ValueError):
+        except _OTHER_FORM:
             continue
         decision = decide(result)
         command = ""
@@ -100,7 +108,8 @@ def _log(folder: RunFolder, entry: QuantizedRecord) -> dict[str, Any] | None:
     recipe = entry.options.get("recipe")
     plain = None if recipe is None else _read(folder.path / f"tune-{entry.target}.json")
     # The log of a later search with another output path has another recipe.
-    return plain if plain is not None and plain.get("best", {}).get("recipe") == recipe else None
+    best = {} if plain is None else plain.get("best")
+    return plain if isinstance(best, dict) and best.get("recipe") == recipe else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -67,7 +67,7 @@ class FloatDecision:
 
 
 def decide(found: Sensitivity) -> FloatDecision:
-    """Select the layers to leave in float, greedily by the noise that each one adds.
+    """Select the layers to leave in float, greedily by the gain of each one alone in the SQNR of the scores.
 
     A layer is selected if it gains at least `WORTH_DB` by itself, up to `MAX_LAYERS` layers and `MAX_MACS` of the
     multiply-adds. The joint gain is not predicted, because consecutive layers share the rounding between them. For a
@@ -78,25 +78,27 @@ def decide(found: Sensitivity) -> FloatDecision:
         layer
         for layer in found.layers
         if layer.macs_share is not None
-        and math.isfinite(layer.leave_one_out.share)
+        and math.isfinite(found.whole.sqnr_db)
         and (layer.conv_index is not None or not convs_only)
     ]
+
+    def gain_db(layer: LayerSensitivity) -> float:
+        return layer.leave_one_out.sqnr_db - found.whole.sqnr_db
+
     chosen: list[LayerSensitivity] = []
     macs = 0.0
-    for layer in sorted(layers, key=lambda one: -one.leave_one_out.share):
+    for layer in sorted(layers, key=gain_db, reverse=True):
         assert layer.macs_share is not None
-        if len(chosen) == MAX_LAYERS or _decibels(1.0 - layer.leave_one_out.share) < WORTH_DB:
+        if len(chosen) == MAX_LAYERS or gain_db(layer) < WORTH_DB:
             break
         if macs + layer.macs_share <= MAX_MACS:
             chosen.append(layer)
             macs += layer.macs_share
-    gains = tuple(_decibels(1.0 - layer.leave_one_out.share) for layer in chosen)
-    best = max((_decibels(1.0 - layer.leave_one_out.share) for layer in layers), default=-math.inf)
     return FloatDecision(
         layers=tuple(chosen),
-        gains_db=gains,
+        gains_db=tuple(map(gain_db, chosen)),
         macs_share=macs,
-        best_gain_db=best,
+        best_gain_db=max(map(gain_db, layers), default=-math.inf),
     )
 
 
@@ -134,11 +136,6 @@ def mixed_name(found: Sensitivity) -> str:
 def compare_command(run: Path, found: Sensitivity) -> str:
     """Return the command that measures the gain of the model with layers in float."""
     return shlex.join(["quantkit", "compare", FP32, mixed_name(found), "--run", str(run)])
-
-
-def _decibels(noise: float) -> float:
-    """Return the gain in dB if this share of the noise remains; infinite for none."""
-    return math.inf if noise <= 0.0 else -10.0 * math.log10(noise)
 
 
 def _share(value: float | None) -> str:

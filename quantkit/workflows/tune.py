@@ -41,6 +41,7 @@ from quantkit.search.trials import Trials, TuningTask
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import backend_of
 from quantkit.workflows.execution import choose_execution
+from quantkit.workflows.image_evaluation import ImageEvaluation
 from quantkit.workflows.quantize_task import QuantizeOptions, QuantizeTask
 from quantkit.workflows.tuned_files import FinishedModel, TunedFiles
 from quantkit.workflows.tuning_task import Holdout, tuning_task
@@ -252,7 +253,9 @@ def tune(
         }
         cache = TrialCache(folder.cache, depends_on, fresh=fresh)
         files = TunedFiles(subject, out, tuning.write_fp32)
-        holdout = Holdout(calibrated_run, holdout_images, load, execution)
+        holdout = Holdout(
+            calibrated_run, ImageEvaluation(holdout_images, record.pipeline, execution, folder.cache, load)
+        )
 
         def evaluate(recipe: Recipe, product: Product, progress: Progress) -> HoldoutResult:
             with files.candidate(product) as path:

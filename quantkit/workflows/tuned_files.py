@@ -16,9 +16,16 @@ from quantkit.search.candidate_builder import Product
 from quantkit.search.recipe import Recipe
 from quantkit.search.trials import TuningTask
 from quantkit.workflows.backends import BackendFiles, TunedModel, backend_of
-from quantkit.workflows.quantized_files import corrected_path, int8_name, output_path, record_model, remove_model
+from quantkit.workflows.quantized_files import (
+    TUNED,
+    corrected_path,
+    int8_name,
+    output_path,
+    record_model,
+    remove_model,
+    require_free,
+)
 
-TUNED = "tuned"
 KIND = "tuned-files"
 _FORMAT = 1
 # In the cache of the run.
@@ -93,7 +100,11 @@ class TunedFiles:
     def __init__(self, subject: TuningTask, out: Path | None, write_fp32: Path | None) -> None:
         self._subject, self._write_fp32 = subject, write_fp32
         self._target = subject.builder.target
-        self.name, self.path = output_path(subject.run.folder, f"{int8_name(self._target)}-{TUNED}", out)
+        folder, record = subject.run.folder, subject.run.record
+        default = f"{int8_name(self._target)}-{TUNED}"
+        self.name, self.path = output_path(folder, record, default, self._target, out)
+        if write_fp32 is not None:
+            require_free(folder, record, write_fp32, self.name, "--write-fp32")
         self.fp32: Path | None = None
         self.vendor_files = BackendFiles()
         self._written: Recipe | None = None

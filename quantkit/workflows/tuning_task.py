@@ -6,17 +6,13 @@ from functools import cached_property
 from pathlib import Path
 
 from quantkit.data.decoded import DecodedImages
-from quantkit.data.source import ImageSource
 from quantkit.engine.predict import Classifier
 from quantkit.errors import CalibrationSetError
-from quantkit.evaluation.images import check_labels
 from quantkit.evaluation.paired import PairedOutcomes, score_interval, wilson_interval
-from quantkit.evaluation.predictions import Collector, Predictions
+from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.selection import SelectionMetric
-from quantkit.graph.model import model_digest
-from quantkit.progress import Progress, resumed_task
+from quantkit.progress import Progress
 from quantkit.runs.inputs import CalibratedRun, read_scored
-from quantkit.runs.score_cache import cached_scores, images_to_run, predict_cached, scores_key
 from quantkit.search.candidate_builder import CandidateBuilder
 from quantkit.search.deadline import Deadline
 from quantkit.search.recipe import Recipe, WeightCorrection
@@ -24,6 +20,7 @@ from quantkit.search.stages import LOOK_CONFIDENCE, HoldoutResult
 from quantkit.search.trials import TuningTask
 from quantkit.search.tuning_data import tuning_data
 from quantkit.workflows.execution import Execution
+from quantkit.workflows.image_evaluation import ImageEvaluation
 from quantkit.workflows.quantize_task import QuantizeTask
 from quantkit.workflows.quantized_files import method_of_run
 
@@ -71,15 +68,11 @@ class Holdout:
 
     Attributes:
         run: the run.
-        images: the labelled evaluation images.
-        load: reads one of them.
-        execution: where the models run.
+        evaluation: its evaluation images, and where the models run.
     """
 
     run: CalibratedRun
-    images: ImageSource
-    load: DecodedImages
-    execution: Execution
+    evaluation: ImageEvaluation
 
     def evaluate(self, path: Path, progress: Progress) -> HoldoutResult:
         """Return the accuracy of the model in a file.
@@ -90,7 +83,9 @@ class Holdout:
             LabelError: there are no labels, or they are no classes of the model.
             NumericError: a score is NaN or infinite.
         """
-        reference, candidate = self._predictions(path, progress)
+        collector = Collector(2)
+        self.evaluation.collect([self._fp32, self._open(path)], collector, "evaluating", progress=progress)
+        reference, candidate = collector.predictions(0), collector.predictions(1)
         agreeing = int((reference.top1 == candidate.top1).sum())
         outcomes = PairedOutcomes.of(reference.correct(), candidate.correct())
         return HoldoutResult(
@@ -106,34 +101,14 @@ class Holdout:
     @property
     def notes(self) -> tuple[str, ...]:
         """Where fp32 runs, if not on the CPU."""
-        return () if self.execution.device.is_cpu else (f"fp32 runs on {self._fp32.placement.describe()}",)
+        on_cpu = self.evaluation.execution.device.is_cpu
+        return () if on_cpu else (f"fp32 runs on {self._fp32.placement.describe()}",)
 
     @cached_property
     def _fp32(self) -> Classifier:
         return self._open(self.run.folder.fp32(self.run.record))
 
     def _open(self, path: Path) -> Classifier:
-        classifier = Classifier(read_scored(path, self.run.record, None, None), self.execution.device)
-        classifier.file.check(self.run.record.pipeline)
-        check_labels(self.images, classifier.file.signature.scores.classes, path)
+        classifier = Classifier(read_scored(path, self.run.record, None, None), self.evaluation.execution.device)
+        self.evaluation.check(classifier.file)
         return classifier
-
-    def _predictions(self, path: Path, progress: Progress) -> tuple[Predictions, Predictions]:
-        """Return the predictions of fp32 and of another model; only images whose scores are not cached are run."""
-        models, pipeline, images = [self._fp32, self._open(path)], self.run.record.pipeline, self.images
-        assert images.labels is not None
-        keys = [scores_key(model_digest(one.path), pipeline, one.file.signature, one.device) for one in models]
-        collector = Collector(len(models))
-        threads, answer = self.execution.threads, self.execution.answer([one.file for one in models], images, pipeline)
-        with cached_scores(self.run.folder.cache, keys, images) as caches:
-            new, cache = images_to_run(caches, len(images.names)), self.run.folder.cache.folder
-            done = new.count(False)
-            count = resumed_task(progress, "evaluating", "images", done=done, total=len(new), source=cache)
-            found = predict_cached(
-                models, caches, images.items, pipeline, threads=threads, load=self.load, answer=answer
-            )
-            for one in found:
-                collector.update(one.scores, [images.names[one.index]], [images.labels[one.index]])
-                done += new[one.index]
-                count(done, len(new))
-        return collector.predictions(0), collector.predictions(1)

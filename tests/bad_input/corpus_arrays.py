@@ -175,6 +175,7 @@ STATISTICS = (
         "statistics", "loop.safetensors", lambda path: path.symlink_to(path.name), "no statistics file", StatisticsError
     ),
     _changed("version_9", "another version of quantkit", version=9),
+    _changed("version_3", "another version of quantkit", version=3, provenance={"x": 1}, extra=None),
     _changed("no_version", _DAMAGED, version=None),
     _changed("no_provenance", _DAMAGED, provenance=None),
     _changed("wrong_provenance", _DAMAGED, provenance={"x": 1}),

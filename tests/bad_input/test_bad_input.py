@@ -57,7 +57,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("item", CORPUS, ids=_name)
-def test_the_library_says_what_was_stated(item: BadInput, place: Path) -> None:
+def test_bad_input_to_library_raises_stated_error(item: BadInput, place: Path) -> None:
     path = item.write(input_folder(item.kind, place))
     if item.error is None:
         assert DOORS[item.kind](path) == item.result
@@ -67,7 +67,7 @@ def test_the_library_says_what_was_stated(item: BadInput, place: Path) -> None:
 
 
 @pytest.mark.parametrize("item", CORPUS, ids=_name)
-def test_a_command_ends_in_one_line_and_its_exit_code(item: BadInput, place: Path, run: Run) -> None:
+def test_bad_input_to_command_ends_in_one_line_and_exit_code(item: BadInput, place: Path, run: Run) -> None:
     path = item.write(input_folder(item.kind, place))
     folder = path.parent if item.kind == "project" else place
     before = sorted(found for found in place.rglob("*") if found.is_file())
@@ -83,7 +83,7 @@ def test_a_command_ends_in_one_line_and_its_exit_code(item: BadInput, place: Pat
 
 
 @pytest.mark.parametrize(("number", "code"), [(28, 12), (30, 12), (5, 70)], ids=["full", "read-only", "broken"])
-def test_a_disk_that_fails_below_us(
+def test_command_disk_error_is_one_line_with_exit_code(
     number: int, code: int, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -94,14 +94,14 @@ def test_a_disk_that_fails_below_us(
     assert (ended, err.count("\n")) == (code, 1)
 
 
-def test_the_document_has_every_exit_code() -> None:
+def test_docs_list_every_exit_code() -> None:
     text = (Path(__file__).parents[2] / "docs" / "input.md").read_text()
     said = {name: int(code) for code, name in re.findall(r"^\| (\d+) \| `(\w+)`", text, re.MULTILINE)}
     classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, QuantkitError)]
     assert said == {one.__name__: one.exit_code for one in classes if one is not QuantkitError}
 
 
-def test_every_kind_of_input_has_bad_ones_of_different_names() -> None:
+def test_corpus_has_every_kind_under_distinct_names() -> None:
     assert {item.kind for item in CORPUS} == DOORS.keys()
     assert len({_name(item) for item in CORPUS}) == len(CORPUS)
 

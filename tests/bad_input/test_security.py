@@ -42,7 +42,7 @@ def called(node: ast.Call) -> str:
     return ast.unparse(node.func)
 
 
-def test_no_module_that_runs_unpickles_or_fetches_is_imported() -> None:
+def test_package_imports_no_module_that_runs_unpickles_or_fetches() -> None:
     found = []
     for where, node in nodes():
         if isinstance(node, ast.Import):
@@ -54,7 +54,7 @@ def test_no_module_that_runs_unpickles_or_fetches_is_imported() -> None:
     assert found == []
 
 
-def test_nothing_is_evaluated_and_loaders_are_the_safe_ones() -> None:
+def test_package_evaluates_nothing_and_uses_safe_loaders() -> None:
     found = []
     for where, node in nodes():
         if not isinstance(node, ast.Call):
@@ -71,7 +71,7 @@ def test_nothing_is_evaluated_and_loaders_are_the_safe_ones() -> None:
     assert found == []
 
 
-def test_modules_are_imported_by_names_of_our_own_alone() -> None:
+def test_package_imports_modules_by_own_names_only() -> None:
     """``importlib.import_module`` is given constants, or names from this package's own tables."""
     users = {
         where.partition(":")[0]
@@ -113,7 +113,7 @@ _CHAIN = (
 )
 
 
-def test_the_whole_chain_opens_no_socket(tmp_path: Path) -> None:
+def test_whole_chain_opens_no_socket(tmp_path: Path) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     write_images(tmp_path / "images", per_class=8)
     (tmp_path / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
@@ -124,7 +124,9 @@ def test_the_whole_chain_opens_no_socket(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("item", [item for item in CORPUS if "pickle" in item.name], ids=lambda item: item.name)
-def test_no_pickle_is_run(item: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickled_input_is_refused_without_running(
+    item: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(QuantkitError, match=r"damaged|of another format|is not a prediction file"):
@@ -132,7 +134,7 @@ def test_no_pickle_is_run(item: object, tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "trapped").exists()
 
 
-def test_a_custom_function_of_a_build_file_is_never_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_file_custom_function_is_never_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "house_trap.py").write_text("open('trapped', 'w')\ndef run(x): return x\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -94,7 +94,7 @@ def meet(kind: str, name: str, content: bytes, place: Path) -> None:
 
 
 @pytest.mark.parametrize("item", SOUND, ids=lambda item: f"{item.kind}: {item.name}")
-def test_what_is_sound_is_read(item: Any, place: Path) -> None:
+def test_fuzz_sound_input_is_read(item: Any, place: Path) -> None:
     FUZZED[item.kind](item.write(input_folder(item.kind, place)))
 
 
@@ -115,7 +115,9 @@ _often = settings(max_examples=60, suppress_health_check=[HealthCheck.function_s
 )
 @_often
 @given(data=st.data())
-def test_nested_settings(kind: str, name: str, sound: Any, place: Path, data: st.DataObject) -> None:
+def test_fuzz_nested_settings_are_read_or_refused(
+    kind: str, name: str, sound: Any, place: Path, data: st.DataObject
+) -> None:
     meet(kind, name, json.dumps(data.draw(damaged(sound))).encode(), place)
 
 
@@ -128,7 +130,7 @@ def _sound(kind: str) -> bytes:
 @pytest.mark.parametrize("kind", ["statistics", "cache entry"])
 @_often
 @given(data=st.data())
-def test_safetensors_whose_header_says_other_things(kind: str, place: Path, data: st.DataObject) -> None:
+def test_fuzz_safetensors_header_is_read_or_refused(kind: str, place: Path, data: st.DataObject) -> None:
     content = _sound(kind)
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
@@ -150,7 +152,7 @@ _ARRAYS = st.builds(
 @pytest.mark.parametrize("kind", ["card result", "predictions"])
 @_often
 @given(data=st.data())
-def test_archives_with_other_arrays(kind: str, place: Path, data: st.DataObject) -> None:
+def test_fuzz_archive_arrays_are_read_or_refused(kind: str, place: Path, data: st.DataObject) -> None:
     with np.load(io.BytesIO(_sound(kind))) as archive:
         sound = dict(archive)
     arrays = dict(sound)
@@ -171,7 +173,7 @@ def test_archives_with_other_arrays(kind: str, place: Path, data: st.DataObject)
 @pytest.mark.parametrize("kind", ["labels", "evaluation text", "datalist", "calibration set", "class names"])
 @_often
 @given(data=st.data())
-def test_lines_of_other_words(kind: str, place: Path, data: st.DataObject) -> None:
+def test_fuzz_lines_are_read_or_refused(kind: str, place: Path, data: st.DataObject) -> None:
     lines = _sound(kind).decode().split("\n")
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(lines) - 1))
@@ -203,7 +205,7 @@ _DRAWN: dict[type, Callable[[], st.SearchStrategy[Any]]] = {
 
 @settings(_often, max_examples=150)
 @given(data=st.data())
-def test_graphs_with_other_fields(place: Path, data: st.DataObject) -> None:
+def test_fuzz_graph_fields_are_read_or_refused(place: Path, data: st.DataObject) -> None:
     made = onnx.load_from_string(_sound("model"))
     for _ in range(data.draw(st.integers(1, 3))):
         message = data.draw(st.sampled_from(_messages(made)))

@@ -18,7 +18,7 @@ def folder(project: Path, command: Run) -> Path:
     return project
 
 
-def test_what_is_no_statistics_file_is_named_for_what_it_is(folder: Path, command: Run) -> None:
+def test_advice_file_of_other_kind_is_named_for_what_it_is(folder: Path, command: Run) -> None:
     np.savez(folder / "a.npz", a=np.zeros(3))
     (folder / "b.bin").write_bytes(b"0123456789")
     whole = (folder / "runs/tiny/statistics.safetensors").read_bytes()
@@ -39,7 +39,7 @@ def test_what_is_no_statistics_file_is_named_for_what_it_is(folder: Path, comman
         assert err.startswith(f"error: {name}: {said}"), err
 
 
-def test_calibration_folder_that_nobody_made_comes_with_its_command(folder: Path, command: Run) -> None:
+def test_advice_missing_calibration_folder_has_its_command(folder: Path, command: Run) -> None:
     out, err = command("calibrate", "--target", "vacc")
     (note,) = [line for line in out.splitlines() if "is not there yet: " in line]
     _, err = command("vamc", "write", "--run", "runs/tiny", "--out", "v.yaml")
@@ -57,12 +57,12 @@ def test_calibration_folder_that_nobody_made_comes_with_its_command(folder: Path
     assert "is not there yet" not in out
 
 
-def test_calibration_folder_of_the_users_own_is_not_commented(folder: Path, command: Run) -> None:
+def test_advice_own_calibration_folder_is_not_commented(folder: Path, command: Run) -> None:
     command("vamc", "write", "--run", "runs/tiny", "--calibration-folder", "/data/calib", "--out", "v.yaml")
     assert "made by" not in (folder / "v.yaml").read_text()
 
 
-def test_missing_vdsp_params_come_with_the_command_that_writes_them(folder: Path, command: Run) -> None:
+def test_advice_missing_vdsp_params_have_their_command(folder: Path, command: Run) -> None:
     _, err = command("vamp", "command", "runs/tiny/vamc.yaml")
     assert err == (
         "note: vdsp_params.json does not exist; write it with quantkit vamc write --run RUN --vdsp vdsp_params.json\n"
@@ -85,7 +85,7 @@ def test_missing_vdsp_params_come_with_the_command_that_writes_them(folder: Path
         ("quantize --weight-bits 6", "--weight-bits: cannot quantize to 6; choose 7 or 8"),
     ],
 )
-def test_options_that_would_do_nothing_are_refused(words: str, said: str, folder: Path, command: Run) -> None:
+def test_advice_options_without_effect_are_refused(words: str, said: str, folder: Path, command: Run) -> None:
     _, err = command(*words.split(), code=2)
     assert err.startswith(f"error: {said}")
 
@@ -95,12 +95,12 @@ def test_advise_says_what_it_ranks_by(folder: Path, command: Run) -> None:
     assert "ranked by agreement with fp32 on the selection split, then by top-1; of equals, the first tried" in out
 
 
-def test_missing_calibration_set_comes_with_the_command_that_writes_it(project: Path, command: Run) -> None:
+def test_advice_missing_calibration_set_has_its_command(project: Path, command: Run) -> None:
     _, err = command("calibrate", code=6)
     assert "write it with quantkit calib-set build --images FOLDER --out calib.csv" in err
 
 
-def test_init_of_a_network_that_is_there_goes_on_with_the_images(tmp_path: Path, command: Run) -> None:
+def test_advice_init_of_present_network_continues_with_images(tmp_path: Path, command: Run) -> None:
     assert "next: quantkit export squeezenet1_1" in command("init", "squeezenet1_1")[0]
     (tmp_path / "quantkit.yaml").unlink()
     (tmp_path / "squeezenet1_1.onnx").touch()

@@ -12,7 +12,7 @@ from quantkit.config.method import Kl
 from quantkit.config.project import parse_project
 from quantkit.config.settings import Setting, Settings, settings_from_json, settings_to_json
 from quantkit.data.preprocess import preprocess
-from quantkit.runs.configuration import record_settings, settings_of_run, with_settings
+from quantkit.runs.configuration import record_call, recorded_with, settings_of_run, with_settings
 from quantkit.runs.folder import RunFolder
 
 Run = Callable[..., tuple[str, str]]
@@ -130,9 +130,12 @@ def test_settings_are_not_stored_while_another_process_writes_the_run(
     folder = RunFolder(place / "runs/tiny")
     before = (place / "runs/tiny/run.json").read_bytes()
     with folder.locked():
-        record_settings(folder.path, "compare", {"limit": Setting(8)})
+        record_call(folder.path, "compare", {"limit": 8})
     assert (place / "runs/tiny/run.json").read_bytes() == before
-    record_settings(folder.path, "compare", {"limit": Setting(8)})
+    record_call(folder.path, "compare", {"limit": 8})
+    assert settings_of_run(folder.read())["compare"] == {"limit": Setting(8)}
+    with recorded_with("compare", None):
+        record_call(folder.path, "compare", {"limit": 9})
     assert settings_of_run(folder.read())["compare"] == {"limit": Setting(8)}
 
 

@@ -9,14 +9,14 @@ from quantkit.stats.file import load_statistics, save_statistics
 
 
 @pytest.mark.parametrize("name", ["calibrate", "eval", "compare", "sensitivity", "tune", "report"])
-def test_every_command_that_runs_models_has_the_options(name: str, command) -> None:
+def test_device_options_are_in_every_command_that_runs_models(name: str, command) -> None:
     shown, _ = command(name, "--help")
     for option in ("--device", "--batch", "--provider-option"):
         assert option in shown
 
 
 @pytest.mark.parametrize("name", ["eval", "compare", "sensitivity", "tune", "report"])
-def test_device_that_is_not_there_is_one_line(name: str, calibrated: Path, command) -> None:
+def test_device_missing_is_one_line(name: str, calibrated: Path, command) -> None:
     models = {"eval": ["fp32"], "compare": ["fp32", "int8"]}.get(name, [])
     _, err = command(name, *models, "--device", "tensorrt", code=14)
     assert "no TensorrtExecutionProvider" in err

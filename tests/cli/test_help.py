@@ -12,8 +12,8 @@ import typer
 from quantkit.cli.app import GLOBAL_PANEL, app
 from quantkit.cli.commands import COMMAND_MODULES
 from quantkit.cli.groups import INPUT, METHOD, OUTPUT, RESOURCES, TARGET
-from quantkit.config.choices import MethodName, MethodOrAuto, Stage, TargetName
-from quantkit.config.method import AUTO, METHODS
+from quantkit.config.choices import Stage, TargetName
+from quantkit.config.method import AUTO, METHODS, MethodName, MethodOrAuto
 from quantkit.targets import TARGETS
 
 Command = Callable[..., tuple[str, str]]
@@ -38,13 +38,13 @@ def _options(path: tuple[str, ...]) -> list[Any]:
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_every_option_is_in_a_group(path: tuple[str, ...]) -> None:
+def test_help_every_option_is_in_a_group(path: tuple[str, ...]) -> None:
     groups = {option.opts[0]: option.rich_help_panel for option in _options(path)}
     assert set(groups.values()) <= {INPUT, METHOD, TARGET, OUTPUT, RESOURCES, GLOBAL_PANEL}, groups
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_every_option_shows_its_default(path: tuple[str, ...]) -> None:
+def test_help_every_option_shows_its_default(path: tuple[str, ...]) -> None:
     without = [
         option.opts[0]
         for option in _options(path)
@@ -54,17 +54,17 @@ def test_every_option_shows_its_default(path: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_every_option_has_a_help_text_that_is_a_sentence(path: tuple[str, ...]) -> None:
+def test_help_every_option_has_a_sentence(path: tuple[str, ...]) -> None:
     assert [option.opts[0] for option in _options(path) if not (option.help or "").endswith(".")] == []
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_every_command_has_the_global_options(path: tuple[str, ...]) -> None:
+def test_help_every_command_has_global_options(path: tuple[str, ...]) -> None:
     names = {option.opts[0] for option in _options(path) if option.rich_help_panel == GLOBAL_PANEL}
     assert names == {"--quiet", "--verbose", "--log-file", "--json-events"}
 
 
-def test_choices_are_the_methods_and_targets() -> None:
+def test_help_choices_are_the_methods_and_targets() -> None:
     assert typing.get_args(MethodName) == tuple(METHODS)
     assert typing.get_args(MethodOrAuto) == (AUTO, *METHODS)
     assert typing.get_args(TargetName) == tuple(TARGETS)
@@ -83,7 +83,7 @@ def test_choices_are_the_methods_and_targets() -> None:
         ("export x --exporter jit", "--exporter: 'jit' is not one of auto, dynamo, torchscript."),
     ],
 )
-def test_wrong_choice_names_the_choices_and_the_nearest(command: Command, arguments: str, expected: str) -> None:
+def test_option_wrong_choice_names_choices_and_nearest(command: Command, arguments: str, expected: str) -> None:
     _, err = command(*arguments.split(), code=2)
     assert expected in err
     assert len(err.splitlines()) == 1
@@ -92,7 +92,7 @@ def test_wrong_choice_names_the_choices_and_the_nearest(command: Command, argume
 @pytest.mark.parametrize(
     ("value", "expected"), [("0", "should be greater than or equal to 1."), ("many", "should be a valid integer")]
 )
-def test_wrong_number_names_the_option_and_what_it_takes(command: Command, value: str, expected: str) -> None:
+def test_option_wrong_number_names_option_and_what_it_takes(command: Command, value: str, expected: str) -> None:
     _, err = command("compare", "a", "b", "--limit", value, code=2)
     assert err.startswith(f"error: --limit: the value {expected}")
     assert err.rstrip().endswith(". See quantkit compare --help.")
@@ -106,7 +106,7 @@ def test_wrong_number_names_the_option_and_what_it_takes(command: Command, value
         (("sensitivity",), "by", ["isolated", "leave-one-out", "accuracy"]),
     ],
 )
-def test_choices_are_completed_by_the_shell(path: tuple[str, ...], option: str, choices: list[str]) -> None:
+def test_option_choices_are_completed_by_shell(path: tuple[str, ...], option: str, choices: list[str]) -> None:
     [found] = [one for one in _options(path) if one.name == option]
     context = typer.Context(COMMANDS[path])
     assert [item.value for item in found.shell_complete(context, "")] == choices

@@ -28,7 +28,7 @@ Command = Callable[..., tuple[str, str]]
         ("calib-set build --limit 3", "--limit: there is no such option; here it is --count: Number of images."),
     ],
 )
-def test_unknown_option_is_answered_with_the_one_meant(line: str, said: str, command: Command) -> None:
+def test_hint_unknown_option_names_the_one_meant(line: str, said: str, command: Command) -> None:
     _, err = command(*line.split(), code=2)
     assert err.startswith(f"error: {said}")
     named = " ".join(word for word in line.split()[: 2 if line.startswith("calib-set") else 1])
@@ -44,17 +44,17 @@ def test_unknown_option_is_answered_with_the_one_meant(line: str, said: str, com
         ("vamc write tiny.onnx", "--model tiny.onnx"),
     ],
 )
-def test_extra_argument_is_answered_with_its_option(line: str, meant: str, calibrated: Path, command: Command) -> None:
+def test_hint_extra_argument_names_its_option(line: str, meant: str, calibrated: Path, command: Command) -> None:
     _, err = command(*line.split(), code=2)
     assert f"; did you mean {meant}? See quantkit" in err
 
 
-def test_name_of_a_run_alone_is_answered_with_its_folder(calibrated: Path, command: Command) -> None:
+def test_hint_name_of_run_names_its_folder(calibrated: Path, command: Command) -> None:
     _, err = command("compare", "fp32", "int8", "--run", "tiny", code=2)
     assert err == "error: tiny: this is not a run folder; give runs/tiny\n"
 
 
-def test_model_and_run_are_given_by_position_or_by_option(project: Path, command: Command) -> None:
+def test_arguments_model_and_run_by_position_or_option_are_equal(project: Path, command: Command) -> None:
     (project / "quantkit.yaml").write_text("preset: pipeline.yaml\nimages: images\n")
     drawn = ("--images", "images", "--count", "8", "--preset", "pipeline.yaml")
     for model in (("tiny.onnx",), ("--model", "tiny.onnx")):
@@ -69,7 +69,7 @@ def test_model_and_run_are_given_by_position_or_by_option(project: Path, command
         assert "was given twice" in command(*twice, code=2)[1]
 
 
-def test_plan_takes_names_sets_and_the_project(project: Path, command: Command) -> None:
+def test_arguments_of_plan_are_names_sets_and_project(project: Path, command: Command) -> None:
     command("calib-set", "build", "--images", "images", "--count", "12", "--out", "calib.csv")
     command("calibrate", "--set", "calib.csv")
 

@@ -122,7 +122,7 @@ def test_calibrate_quantize_and_tune_end_with_coverage(folder: Path, run: Run) -
     assert json.loads((folder / "t.json").read_text())["coverage"]["layers"] >= 3
 
 
-def test_low_coverage_is_a_warning_and_a_gate(folder: Path, run: Run) -> None:
+def test_coverage_low_is_a_warning_and_a_gate(folder: Path, run: Run) -> None:
     run(folder, "calibrate", "--images", "images", "--count", "8")
     before = (folder / "runs/tiny/int8.onnx").read_bytes()
     _, err = run(folder, "quantize", "--skip", "conv:1", "--require-coverage", "95%", code=21)

@@ -17,7 +17,7 @@ def folder(project: Path) -> Path:
     return project
 
 
-def test_the_two_spellings_need_nothing_but_the_project_file(folder: Path, run: Run) -> None:
+def test_calibrate_and_compare_need_only_the_project_file(folder: Path, run: Run) -> None:
     run(folder, "calib-set", "build", "--images", "images", "--count", "16", "--out", "calib.csv")
     out, _ = run(folder, "calibrate", "--method", "percentile")
     assert "over 16 images in" in out
@@ -35,7 +35,7 @@ def test_the_two_spellings_need_nothing_but_the_project_file(folder: Path, run: 
     run(folder, "stats", "diff", *["runs/tiny/statistics.safetensors"] * 2)
 
 
-def test_a_gate_ends_with_its_own_code(folder: Path, run: Run) -> None:
+def test_gate_failed_ends_with_its_own_code(folder: Path, run: Run) -> None:
     run(folder, "calib-set", "build", "--images", "images", "--count", "16", "--out", "calib.csv")
     run(folder, "calibrate")
     run(folder, "compare", "fp32", "int8", "--fail-if", "agreement < 0")
@@ -43,7 +43,7 @@ def test_a_gate_ends_with_its_own_code(folder: Path, run: Run) -> None:
     assert err.splitlines()[-1].startswith("error: ")
 
 
-def test_every_repeated_gate_counts_and_its_verdict_is_printed_and_written(folder: Path, run: Run) -> None:
+def test_gate_repeated_counts_and_every_verdict_is_written(folder: Path, run: Run) -> None:
     run(folder, "calib-set", "build", "--images", "images", "--count", "16", "--out", "calib.csv")
     run(folder, "calibrate")
     failing, passing = ("--fail-if", "agreement <= 100"), ("--fail-if", "agreement < 0")
@@ -65,7 +65,7 @@ def test_every_repeated_gate_counts_and_its_verdict_is_printed_and_written(folde
     run(folder, "compare", "fp32", "int8", "--fail-unless-proven", "agreement > 99.9", code=20)
 
 
-def test_a_gate_that_cannot_be_evaluated_is_refused_before_the_work_or_reported(folder: Path, run: Run) -> None:
+def test_gate_without_figure_is_refused_or_reported(folder: Path, run: Run) -> None:
     _, err = run(folder, "compare", "fp32", "int8", "--junit", "out.xml", code=2)
     assert err == "error: --junit: needs a condition; give --fail-if too\n"
     _, err = run(folder, "compare", "fp32", "int8", "--fail-if", "latency_ms > 1", code=2)
@@ -85,12 +85,12 @@ def test_a_gate_that_cannot_be_evaluated_is_refused_before_the_work_or_reported(
         ("tune", "--max-drop", "1", "--max-drop=2"),
     ],
 )
-def test_a_repeated_option_of_one_value_is_refused(arguments: tuple[str, ...], folder: Path, run: Run) -> None:
+def test_option_of_one_value_repeated_is_refused(arguments: tuple[str, ...], folder: Path, run: Run) -> None:
     _, err = run(folder, *arguments, code=2)
     assert "takes one value and was given 2 times. See quantkit " in err
 
 
-def test_a_failed_gate_ends_with_its_code_though_the_reader_went_away(folder: Path, run: Run) -> None:
+def test_gate_failed_with_closed_output_keeps_its_code(folder: Path, run: Run) -> None:
     run(folder, "calib-set", "build", "--images", "images", "--count", "16", "--out", "calib.csv")
     run(folder, "calibrate")
     for condition, code in (("agreement <= 100", 20), ("agreement < 0", 0)):
@@ -129,7 +129,7 @@ def test_a_failed_gate_ends_with_its_code_though_the_reader_went_away(folder: Pa
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_line_and_a_code(
+def test_command_bad_input_is_one_line_and_exit_code(
     folder: Path, run: Run, arguments: list[str], code: int, message: str
 ) -> None:
     _, err = run(folder, *arguments, code=code)
@@ -152,14 +152,14 @@ def test_bad_input_is_one_line_and_a_code(
         ("version: 2\n", "version"),
     ],
 )
-def test_a_project_file_that_is_wrong_says_where(folder: Path, run: Run, text: str, message: str) -> None:
+def test_project_file_wrong_says_where(folder: Path, run: Run, text: str, message: str) -> None:
     (folder / "quantkit.yaml").write_text(text)
     _, err = run(folder, "calibrate", code=3)
     assert message in err
     assert "quantkit.yaml" in err
 
 
-def test_debug_anywhere_on_the_line_shows_the_traceback(folder: Path) -> None:
+def test_debug_anywhere_on_line_shows_traceback(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "quantkit.cli.main", "calibrate", "--method", "nope", "--debug"],
         cwd=folder,
@@ -197,14 +197,14 @@ def test_demo_prints_one_table_and_names_its_files(demo_folder: Path, run: Run) 
     assert "697 images" in out
 
 
-def test_files_without_preprocessing_ask_for_a_preset(folder: Path, run: Run) -> None:
+def test_compare_files_without_preprocessing_ask_for_preset(folder: Path, run: Run) -> None:
     (folder / "quantkit.yaml").unlink()
     _, err = run(folder, "compare", "tiny.onnx", "a=tiny.onnx", "--images", "images", code=2)
     assert err == ("error: no preprocessing was given; give --preset, or --run of a calibrated run\n")
     run(folder, "compare", "tiny.onnx", "a=tiny.onnx", "--images", "images", "--preset", "pipeline.yaml")
 
 
-def test_an_interrupted_command_says_how_to_go_on(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_interrupted_says_how_to_go_on(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object, **options: Any) -> None:
         raise KeyboardInterrupt
 

@@ -186,7 +186,7 @@ def test_json_events_hold_the_result(project: Path, command: Command, line: str,
     assert figure in result
 
 
-def test_folder_made_for_an_output_is_named(project: Path, command: Command) -> None:
+def test_output_folder_made_is_named(project: Path, command: Command) -> None:
     command(*CALIBRATE)
     out, _ = command("compare", "fp32", "int8", "--json", "figures/today/a.json")
     assert "wrote figures/today/a.json (new: figures/today/)" in out

@@ -10,7 +10,7 @@ import pytest
 
 from quantkit.config.pipeline import PRESETS, Decode, Normalize, Pad, Pipeline, ToTensor
 from quantkit.runs.folder import RunFolder
-from quantkit.workflows.compare import evaluate_models
+from quantkit.workflows.compare import compare
 from quantkit.workflows.provenance import pipeline_words
 from quantkit.workflows.report import report_data
 
@@ -48,13 +48,13 @@ def test_report_of_named_models_and_of_a_run_without_models(folder: Path, comman
     assert "the run has no quantized model" in err
 
 
-def test_results_of_another_model_are_left_out(folder: Path, command: Run) -> None:
+def test_report_leaves_out_results_of_other_model(folder: Path, command: Run) -> None:
     command("sensitivity")
     path = folder / "runs/tiny/sensitivity-ort.json"
     kept = json.loads(path.read_text())
 
     def shown() -> int:
-        evaluation = evaluate_models(["fp32", "int8"], run=folder / "runs/tiny", images=folder / "images")
+        evaluation = compare(["fp32", "int8"], run=folder / "runs/tiny", images=folder / "images")
         return len(report_data(evaluation).sensitivities)
 
     assert shown() == 1
@@ -65,9 +65,9 @@ def test_results_of_another_model_are_left_out(folder: Path, command: Run) -> No
         assert shown() == 0
 
 
-def test_ranges_in_a_report_are_those_of_the_file(folder: Path, command: Run) -> None:
+def test_report_ranges_are_those_of_file(folder: Path, command: Run) -> None:
     """Every activation of int8.onnx has one range that is used by int8, with the scale that onnx reads in the file."""
-    evaluation = evaluate_models(["fp32", "int8"], run=folder / "runs/tiny", images=folder / "images")
+    evaluation = compare(["fp32", "int8"], run=folder / "runs/tiny", images=folder / "images")
     data = report_data(evaluation)
     model = onnx.load(folder / "runs/tiny/int8.onnx")
     constants = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
@@ -77,7 +77,7 @@ def test_ranges_in_a_report_are_those_of_the_file(folder: Path, command: Run) ->
     assert all(min(abs(step - scale) for scale in scales) < 1e-6 * step for step in used)
 
 
-def test_tuned_models_with_rescaled_channels_have_no_drift(folder: Path, command: Run) -> None:
+def test_report_tuned_model_with_rescaled_channels_has_no_drift(folder: Path, command: Run) -> None:
     """Their inner tensors are not those of fp32, so comparing them would report an error that is not there."""
     command("tune", "--images", "images")
     path = folder / "runs/tiny"
@@ -86,13 +86,13 @@ def test_tuned_models_with_rescaled_channels_have_no_drift(folder: Path, command
     recipe = made.options["recipe"] | {"equalization": 1.0}
     changed = made.model_copy(update={"options": {"recipe": recipe}})
     RunFolder(path).write(record.model_copy(update={"quantized": record.quantized | {"int8-tuned": changed}}))
-    result = evaluate_models(["fp32", "int8", "int8-tuned"], run=path, images=folder / "images").comparison
+    result = compare(["fp32", "int8", "int8-tuned"], run=path, images=folder / "images")
     assert result.candidates[0].tensors
     assert result.candidates[1].tensors == result.candidates[1].layers == ()
     assert any("tune shifted or rescaled its channels" in warning for warning in result.warnings)
 
 
-def test_corrected_fp32_model_never_replaces_the_int8_model(folder: Path, command: Run) -> None:
+def test_report_corrected_fp32_model_never_replaces_int8_model(folder: Path, command: Run) -> None:
     command("quantize", "--target", "vacc", "--out", "runs/tiny/mine.onnx")
     kinds = {node.op_type for node in onnx.load(folder / "runs/tiny/mine.onnx").graph.node}
     assert "QuantizeLinear" in kinds
@@ -113,5 +113,5 @@ def test_corrected_fp32_model_never_replaces_the_int8_model(folder: Path, comman
     ],
     ids=["imagenet", "padded", "grey"],
 )  # fmt: skip
-def test_preprocessing_in_words(pipeline: Pipeline, words: str) -> None:
+def test_report_preprocessing_is_in_words(pipeline: Pipeline, words: str) -> None:
     assert pipeline_words(pipeline) == words

@@ -33,7 +33,7 @@ class _Bars(HTMLParser):
             self.loads.append(tag)
 
 
-def test_the_table_fits_the_screen_and_the_files_hold_all(folder: Path, command: Run) -> None:
+def test_sensitivity_table_fits_screen_and_files_hold_all(folder: Path, command: Run) -> None:
     out, _ = command("sensitivity", "--top", "1", "--json", "s.json", "--csv", "s.csv", "--html", "s.html")
     title, *table = out.splitlines()[:5]
     assert title.strip() == "tiny: layers isolated and left out, 1 of 3 layers"
@@ -49,25 +49,25 @@ def test_the_table_fits_the_screen_and_the_files_hold_all(folder: Path, command:
     assert (page.rows, page.bars, page.loads) == (2 + 3, 2 * 3, [])
 
 
-def test_all_spellings_of_the_run(folder: Path, command: Run) -> None:
+def test_sensitivity_all_spellings_of_run_are_equal(folder: Path, command: Run) -> None:
     outs = {command("sensitivity", *words)[0] for words in ([], ["runs/tiny"], ["tiny.onnx"], ["--run", "runs/tiny"])}
     assert len(outs) == 1
 
 
-def test_options_of_quantize_are_taken(folder: Path, command: Run) -> None:
+def test_sensitivity_options_of_quantize_are_taken(folder: Path, command: Run) -> None:
     out, _ = command("sensitivity", "--target", "vacc", "--method", "kl", "--per-tensor", "--skip", "conv:0")
     assert "full int8 model (vacc, kl)" in out
     assert "conv:0" not in out
 
 
-def test_accuracy_comes_with_its_interval(folder: Path, command: Run) -> None:
+def test_sensitivity_accuracy_has_interval(folder: Path, command: Run) -> None:
     out, _ = command("sensitivity", "--by", "accuracy", "--images", "images", "--html", "s.html")
     assert max(map(len, out.splitlines()[:7])) <= 80
     assert "points, agreement" in out
     assert "Δ top-1" in (folder / "s.html").read_text()
 
 
-def test_names_of_nodes_are_text_and_not_markup(folder: Path, command: Run) -> None:
+def test_sensitivity_names_of_nodes_are_not_markup(folder: Path, command: Run) -> None:
     import onnx
 
     model = onnx.load(folder / "tiny.onnx")
@@ -94,20 +94,24 @@ def test_names_of_nodes_are_text_and_not_markup(folder: Path, command: Run) -> N
         (["--target", "tpu"], 2, "'tpu' is not one of ort"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(folder: Path, command: Run, words: list[str], code: int, said: str) -> None:
+def test_sensitivity_impossible_request_is_one_line(
+    folder: Path, command: Run, words: list[str], code: int, said: str
+) -> None:
     _, err = command("sensitivity", *words, code=code)
     assert said in " ".join(err.split())
     assert len(err.strip().splitlines()) == 1
 
 
-def test_images_that_are_gone_are_named(folder: Path, command: Run) -> None:
+def test_sensitivity_missing_images_are_named(folder: Path, command: Run) -> None:
     for path in (folder / "images").rglob("*.png"):
         path.unlink()
     _, err = command("sensitivity", code=6)
     assert "the calibration image is missing; restore it, or use --by accuracy with other images" in err
 
 
-def test_the_decision_can_be_pasted(folder: Path, command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sensitivity_decision_commands_run_as_printed(
+    folder: Path, command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("quantkit.workflows.sensitivity_decision.MAX_MACS", 1.0)
     monkeypatch.setattr("quantkit.workflows.sensitivity_decision.WORTH_DB", 0.1)
     out, _ = command("sensitivity", "--no-bias-correction", "--json", "out.json")

@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_output_and_inputs_are_recorded_and_used_by_later_commands(folder: Path, run: Run) -> None:
+def test_signature_options_are_recorded_and_used_later(folder: Path, run: Run) -> None:
     given = ("--model", "two.onnx", "--images", "images", "--count", "16", "--preset", "pipeline.yaml")
     out, _ = run(folder, "calibrate", *given, *FIXED, "--output", "left")
     assert "the scores are the output 'left'" in out
@@ -57,7 +57,7 @@ def test_output_and_inputs_are_recorded_and_used_by_later_commands(folder: Path,
     assert [value.name for value in int8.input] == ["image", "keep", "mask"]
 
 
-def test_output_and_inputs_from_the_project_file(folder: Path, run: Run) -> None:
+def test_signature_options_are_read_from_project_file(folder: Path, run: Run) -> None:
     project = "model: two.onnx\npreset: pipeline.yaml\noutput: right\ninputs: {keep: 1.0, mask: mask.npy}\n"
     (folder / "quantkit.yaml").write_text(project)
     out, _ = run(folder, "calibrate", "--images", "images", "--count", "16")
@@ -78,7 +78,7 @@ def test_output_and_inputs_from_the_project_file(folder: Path, run: Run) -> None
         (("--input", "drop=1"), 2, "the model has no input 'drop'; its inputs are image, keep, mask"),
     ],
 )
-def test_undecided_signature_is_refused_with_the_option_that_decides(
+def test_signature_undecided_is_refused_with_deciding_option(
     options: tuple[str, ...], code: int, message: str, folder: Path, run: Run
 ) -> None:
     given = ("--model", "two.onnx", "--images", "images", "--count", "16", "--preset", "pipeline.yaml")

@@ -19,7 +19,7 @@ def pictures(tmp_path: Path) -> dict[str, bytes]:
     return {path.relative_to(images).as_posix(): path.read_bytes() for path in sorted(images.rglob("*.png"))}
 
 
-def test_calibrate_and_compare_from_a_tar_named_in_the_project_file(
+def test_calibrate_and_compare_read_tar_of_project_file(
     tmp_path: Path, command: Command, pictures: dict[str, bytes]
 ) -> None:
     write_tar(tmp_path / "images.tar", pictures)
@@ -43,7 +43,7 @@ def test_calibrate_draws_from_shards_and_eval_reads_parquet(
     assert "over 24 images" in out
 
 
-def test_damaged_shard_is_refused_and_left_out_with_skip_damaged(
+def test_calibrate_damaged_shard_is_refused_or_left_out_with_skip_damaged(
     tmp_path: Path, command: Command, pictures: dict[str, bytes]
 ) -> None:
     shard = write_webdataset(tmp_path, pictures)[1]
@@ -78,7 +78,7 @@ def test_imagenet_check_reads_a_tar(tmp_path: Path, command: Command, pictures: 
     assert "24 images, 1 of 1000 classes" in out
 
 
-def test_tensors_and_imagenet_check_use_the_rest_of_a_damaged_tar(
+def test_skip_damaged_of_tensors_and_imagenet_check_uses_rest_of_tar(
     tmp_path: Path, command: Command, pictures: dict[str, bytes]
 ) -> None:
     tar = write_tar(

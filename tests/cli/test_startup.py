@@ -35,21 +35,21 @@ def imported(*arguments: str, folder: Path | None = None) -> set[str]:
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_help_imports_no_heavy_package(option: str) -> None:
+def test_startup_of_help_imports_no_heavy_package(option: str) -> None:
     assert imported(option) & HEAVY == set()
 
 
 @pytest.mark.parametrize("command", ["quantize", "calibrate", "compare", "export", "vamc", "calib-set"])
-def test_help_of_command_imports_no_heavy_package(command: str) -> None:
+def test_startup_of_command_help_imports_no_heavy_package(command: str) -> None:
     assert imported(command, "--help") & HEAVY <= {"pydantic"}  # typer's own, for the types of options
 
 
-def test_command_imports_no_other_command() -> None:
+def test_startup_of_command_imports_no_other_command() -> None:
     modules = imported("quantize", "--help")
     assert {name for name in modules if name in COMMAND_MODULES} == {"quantkit.cli.quantize"}
 
 
-def test_list_of_commands_is_that_of_their_modules() -> None:
+def test_startup_list_of_commands_is_that_of_modules() -> None:
     for module in COMMAND_MODULES:
         importlib.import_module(module)
     root: Any = typer.main.get_command(app)
@@ -59,14 +59,14 @@ def test_list_of_commands_is_that_of_their_modules() -> None:
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "kl", "mse"])
-def test_quantize_imports_neither_compiler_nor_statistics_package(calibrated: Path, method: str) -> None:
+def test_startup_of_quantize_imports_neither_compiler_nor_scipy_stats(calibrated: Path, method: str) -> None:
     imported("quantize", "--method", method, folder=calibrated)  # compiles what no earlier process has compiled
     modules = imported("quantize", "--method", method, folder=calibrated)
     assert modules & {"numba", "scipy", "matplotlib", "pandas", "torch", "pyarrow"} == set()
     assert "sympy.core" not in modules
 
 
-def test_lazily_imported_package_is_whole_when_it_is_used() -> None:
+def test_lazy_import_gives_whole_package_when_used() -> None:
     code = (
         "import sys\nfrom quantkit.cli import lazy_imports\nlazy_imports.install()\nimport onnx_ir\n"
         "assert 'sympy.core' not in sys.modules\n"

@@ -27,7 +27,7 @@ def folder(tmp_path: Path, command: Run) -> Path:
     return tmp_path
 
 
-def test_a_model_that_was_not_calibrated_is_calibrated_and_tuned(folder: Path, command: Run) -> None:
+def test_tune_uncalibrated_model_is_calibrated_and_tuned(folder: Path, command: Run) -> None:
     out, _ = command(
         "tune", "tiny.onnx", "--set", "calib.csv", "--preset", "pipeline.yaml", "--max-drop", "100", "--json", "t.json"
     )
@@ -38,7 +38,7 @@ def test_a_model_that_was_not_calibrated_is_calibrated_and_tuned(folder: Path, c
     command("compare", "fp32", "int8", "int8-tuned")
 
 
-def test_a_card_gets_its_three_files(folder: Path, command: Run) -> None:
+def test_tune_for_vacc_writes_its_files(folder: Path, command: Run) -> None:
     command("calibrate", "--model", "tiny.onnx", "--set", "calib.csv", "--preset", "pipeline.yaml")
     out, _ = command("tune", "runs/tiny", "--target", "vacc", "--max-drop", "0", "--write-fp32", "better.onnx")
     log = json.loads((folder / "runs" / "tiny" / "tune-vacc.json").read_text())
@@ -47,7 +47,7 @@ def test_a_card_gets_its_three_files(folder: Path, command: Run) -> None:
     assert (folder / "better.onnx").is_file() == (log["fp32_change"] is not None)
 
 
-def test_steps_can_be_left_out(folder: Path, command: Run) -> None:
+def test_tune_stages_can_be_disabled(folder: Path, command: Run) -> None:
     command("calibrate", "--model", "tiny.onnx", "--set", "calib.csv", "--preset", "pipeline.yaml")
     left_out = ("--disable", "method", "--disable", "precision")
     command("tune", "runs/tiny", "--max-drop", "0", "--min-agreement", "100", *left_out, "--json", "t.json")
@@ -55,7 +55,7 @@ def test_steps_can_be_left_out(folder: Path, command: Run) -> None:
     assert {"default", "rounding"} <= taken <= {"default", "equalization", "ranges", "rounding"}
 
 
-def test_settings_name_the_run_and_the_images_left_out(folder: Path, command: Run) -> None:
+def test_tune_settings_name_run_and_excluded_images(folder: Path, command: Run) -> None:
     command("calibrate", "--model", "tiny.onnx", "--set", "calib.csv", "--preset", "pipeline.yaml")
     on = ("--images", "images", "--exclude", "calib.csv", "--max-drop", "100")
     _, err = command("tune", "runs/tiny", *on)
@@ -73,25 +73,25 @@ def test_settings_name_the_run_and_the_images_left_out(folder: Path, command: Ru
         (("--target", "tpu"), "is not one of ort"),
     ],
 )
-def test_bad_options_are_one_line(folder: Path, command: Run, arguments, said) -> None:
+def test_tune_bad_options_are_one_line(folder: Path, command: Run, arguments, said) -> None:
     command("calibrate", "--model", "tiny.onnx", "--set", "calib.csv", "--preset", "pipeline.yaml")
     _, err = command("tune", "runs/tiny", *arguments, code=2)
     assert said in err
     assert len(err.strip().splitlines()) == 1
 
 
-def test_no_run_says_what_to_do(folder: Path, command: Run) -> None:
+def test_tune_without_run_says_what_to_do(folder: Path, command: Run) -> None:
     _, err = command("tune", "tiny.onnx", code=2)
     assert "calibrate" in err
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90.0), ("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0)])
-def test_times_are_read(text, seconds) -> None:
+def test_parse_seconds_reads_times(text, seconds) -> None:
     assert parse_seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "m", "-3s", "1d", "1:30"])
-def test_other_times_are_refused(text) -> None:
+def test_parse_seconds_refuses_other_text(text) -> None:
     with pytest.raises(UsageError, match="invalid duration"):
         parse_seconds(text)
 

@@ -155,13 +155,13 @@ def parses(words: list[str]) -> bool:
     return True
 
 
-def test_every_command_is_walked_here_or_named_with_where_it_is() -> None:
+def test_written_files_cover_every_command() -> None:
     walked = {name_of(line) for line in (*WRITING, *READING)}
     assert walked.isdisjoint(ELSEWHERE)
     assert walked | set(ELSEWHERE) == set(leaves(root()))
 
 
-def test_every_command_that_writes_names_its_files_and_the_next_command(place: Path, command: Run) -> None:
+def test_written_files_are_named_with_next_command(place: Path, command: Run) -> None:
     for line in WRITING:
         if line.startswith("init"):
             (place / "quantkit.yaml").unlink(missing_ok=True)

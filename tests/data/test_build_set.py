@@ -15,21 +15,21 @@ def names_of(chosen: CalibrationSet) -> list[str]:
     return [image.name for image in chosen.images]
 
 
-def test_every_class_gives_the_same_number_where_it_can(three_classes: Path) -> None:
+def test_build_set_classes_give_same_number_where_possible(three_classes: Path) -> None:
     assert build_calibration_set(three_classes, count=9).per_class == {0: 3, 1: 3, 2: 3}
     chosen = build_calibration_set(three_classes, count=15)
     assert chosen.per_class == {0: 6, 1: 6, 2: 3}
     assert "the classes have 3 to 6 images, because some have too few usable ones" in chosen.remarks
 
 
-def test_every_beginning_of_the_set_is_balanced_too(three_classes: Path) -> None:
+def test_build_set_every_beginning_is_balanced(three_classes: Path) -> None:
     chosen = build_calibration_set(three_classes, count=23)
     for length in range(1, 10):
         counts = Counter(image.label for image in chosen.images[:length])
         assert max(counts.values()) - min(counts[label] for label in range(3)) <= 1
 
 
-def test_the_seed_decides_and_nothing_else(three_classes: Path, tmp_path: Path) -> None:
+def test_build_set_depends_on_seed_only(three_classes: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved elsewhere"
     for path in sorted(three_classes.rglob("*.png"), reverse=True):
         target = moved / path.relative_to(three_classes)
@@ -42,12 +42,12 @@ def test_the_seed_decides_and_nothing_else(three_classes: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_the_number_of_threads_does_not_matter(three_classes: Path, workers: int) -> None:
+def test_build_set_any_workers_give_same_set(three_classes: Path, workers: int) -> None:
     one = build_calibration_set(three_classes, count=9, workers=1)
     assert build_calibration_set(three_classes, count=9, workers=workers) == one
 
 
-def test_a_class_folder_tree_and_a_label_file_choose_the_same_images(
+def test_build_set_class_folders_and_label_file_choose_same_images(
     tmp_path: Path, three_classes: Path, make_images
 ) -> None:
     flat, lines = tmp_path / "flat", []
@@ -62,7 +62,7 @@ def test_a_class_folder_tree_and_a_label_file_choose_the_same_images(
     assert build_calibration_set(flat, tmp_path / "labels.txt", count=9).digest == from_tree.digest
 
 
-def test_an_undecodable_image_is_named_and_replaced_by_its_class(three_classes: Path) -> None:
+def test_build_set_undecodable_image_is_named_and_replaced_by_its_class(three_classes: Path) -> None:
     clean = build_calibration_set(three_classes, count=9)
     victim = next(image for image in clean.images if image.class_name == "dog")
     path = three_classes / victim.name
@@ -74,7 +74,7 @@ def test_an_undecodable_image_is_named_and_replaced_by_its_class(three_classes: 
     assert len(set(names_of(mended)) & set(names_of(clean))) == 8
 
 
-def test_a_class_that_runs_out_gives_its_places_to_the_others(three_classes: Path) -> None:
+def test_build_set_class_without_usable_images_gives_places_to_others(three_classes: Path) -> None:
     for path in (three_classes / "emu").iterdir():
         path.write_bytes(b"")
     chosen = build_calibration_set(three_classes, count=9)
@@ -83,7 +83,7 @@ def test_a_class_that_runs_out_gives_its_places_to_the_others(three_classes: Pat
     assert "1 of 3 classes are not in the set: 2 emu" in chosen.remarks
 
 
-def test_exact_duplicates_are_never_both_taken(three_classes: Path) -> None:
+def test_build_set_exact_duplicates_are_taken_once(three_classes: Path) -> None:
     for path in (three_classes / "cat").iterdir():
         if path.name != "0.png":
             shutil.copyfile(three_classes / "cat/0.png", path)
@@ -94,7 +94,7 @@ def test_exact_duplicates_are_never_both_taken(three_classes: Path) -> None:
     assert all("the same bytes as cat/" in item.why for item in chosen.left_out)
 
 
-def test_too_few_usable_images(three_classes: Path) -> None:
+def test_build_set_too_few_usable_images_are_refused(three_classes: Path) -> None:
     (three_classes / "emu/0.png").write_bytes(b"<html>")
     with pytest.raises(
         CalibrationSetError,
@@ -103,19 +103,32 @@ def test_too_few_usable_images(three_classes: Path) -> None:
         build_calibration_set(three_classes, count=23)
 
 
-def test_nothing_usable(tmp_path: Path) -> None:
+def test_build_set_default_count_of_fewer_images_takes_all_usable(three_classes: Path) -> None:
+    (three_classes / "emu/0.png").write_bytes(b"<html>")
+    chosen = build_calibration_set(three_classes)
+    assert len(chosen) == 22
+    assert [item.name for item in chosen.left_out] == ["emu/0.png"]
+
+
+def test_build_set_default_count_without_usable_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(CalibrationSetError, match=r"0 usable images, .* give a folder of images"):
+        build_calibration_set(tmp_path, unlabelled=True)
+
+
+def test_build_set_without_usable_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(CalibrationSetError, match=r"0 usable images, but .* give a folder of images"):
         build_calibration_set(tmp_path, count=1, unlabelled=True)
 
 
-def test_fewer_images_than_classes_says_which_are_missing(three_classes: Path) -> None:
+def test_build_set_fewer_images_than_classes_names_missing(three_classes: Path) -> None:
     chosen = build_calibration_set(three_classes, count=2)
     assert len(chosen.per_class) == 2
     assert any("1 of 3 classes are not in the set" in remark for remark in chosen.remarks)
 
 
-def test_imagenet_classes_without_images_are_remarked(tmp_path: Path, make_images) -> None:
+def test_build_set_imagenet_classes_without_images_are_remarked(tmp_path: Path, make_images) -> None:
     folder = make_images(tmp_path, "n01440764/a.png", "n01443537/b.png")
     chosen = build_calibration_set(folder, count=2)
     assert chosen.per_class == {0: 1, 1: 1}
@@ -123,7 +136,7 @@ def test_imagenet_classes_without_images_are_remarked(tmp_path: Path, make_image
     assert remark.startswith("998 of 1,000 classes have no image: 2 great white shark, 3 tiger shark,")
 
 
-def test_images_without_labels(tmp_path: Path, make_images) -> None:
+def test_build_set_images_without_labels_are_drawn_on_request(tmp_path: Path, make_images) -> None:
     folder = make_images(tmp_path, *(f"{number}.png" for number in range(20)))
     chosen = build_calibration_set(folder, count=8, unlabelled=True)
     assert (len(chosen), chosen.labels, chosen.per_class, chosen.remarks) == (8, None, {}, ())
@@ -133,12 +146,12 @@ def test_images_without_labels(tmp_path: Path, make_images) -> None:
 
 
 @pytest.mark.parametrize("count", [0, -3])
-def test_a_count_below_one(three_classes: Path, count: int) -> None:
+def test_build_set_count_below_one_is_refused(three_classes: Path, count: int) -> None:
     with pytest.raises(UsageError, match=f"invalid number of images {count}"):
         build_calibration_set(three_classes, count=count)
 
 
-def test_progress_ends_at_the_count(three_classes: Path) -> None:
+def test_build_set_progress_ends_at_count(three_classes: Path) -> None:
     (three_classes / "emu/0.png").write_bytes(b"")
     log = ProgressLog()
     build_calibration_set(three_classes, count=20, progress=log)
@@ -146,7 +159,7 @@ def test_progress_ends_at_the_count(three_classes: Path) -> None:
     assert [done for done, _ in log.counts] == sorted(done for done, _ in log.counts)
 
 
-def test_real_photos(shared_assets: Path) -> None:
+def test_build_set_of_real_photos_is_balanced(shared_assets: Path) -> None:
     chosen = build_calibration_set(shared_assets / "imagenet_samples", count=400)
     assert list(chosen.per_class.values()) == [1] * 400
     assert chosen.left_out == ()

@@ -29,7 +29,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return run_quantkit
 
 
-def test_build_check_materialize(run: Run, three_classes: Path, tmp_path: Path) -> None:
+def test_calib_set_build_check_and_materialize_in_turn(run: Run, three_classes: Path, tmp_path: Path) -> None:
     (three_classes / "dog/3.png").write_bytes(b"")
     code, out, _ = run("calib-set", "build", "--images", "zoo", "--count", 15, "--seed", 1, "--out", "sets/zoo.csv")
     assert code == 0
@@ -46,7 +46,7 @@ def test_build_check_materialize(run: Run, three_classes: Path, tmp_path: Path) 
     assert len(list((tmp_path / "flat").iterdir())) == 15
 
 
-def test_build_does_not_overwrite_another_set(run: Run, three_classes: Path, tmp_path: Path) -> None:
+def test_calib_set_build_does_not_overwrite_other_set(run: Run, three_classes: Path, tmp_path: Path) -> None:
     build = ("calib-set", "build", "--images", "zoo", "--count", 6, "--out", "zoo.csv")
     assert run(*build)[0] == 0
     before = (tmp_path / "zoo.csv").read_bytes()
@@ -59,7 +59,7 @@ def test_build_does_not_overwrite_another_set(run: Run, three_classes: Path, tmp
     assert run(*build)[0] == 2
 
 
-def test_build_names_what_was_left_out(run: Run, three_classes: Path) -> None:
+def test_calib_set_build_names_images_left_out(run: Run, three_classes: Path) -> None:
     for path in (three_classes / "emu").iterdir():
         path.write_bytes(b"<html>")
     code, out, _ = run("calib-set", "build", "--images", "zoo", "--count", 9, "--out", "zoo.csv")
@@ -70,7 +70,7 @@ def test_build_names_what_was_left_out(run: Run, three_classes: Path) -> None:
     ]
 
 
-def test_build_can_materialize_at_once_as_copies(run: Run, three_classes: Path, tmp_path: Path) -> None:
+def test_calib_set_build_materializes_copies_at_once(run: Run, three_classes: Path, tmp_path: Path) -> None:
     code, out, _ = run(
         "calib-set", "build", "--images", "zoo", "--count", 6, "--out", "zoo.csv", "--materialize", "flat", "--copy"
     )
@@ -79,7 +79,7 @@ def test_build_can_materialize_at_once_as_copies(run: Run, three_classes: Path, 
     assert all(path.stat().st_nlink == 1 for path in (tmp_path / "flat").iterdir())
 
 
-def test_build_with_label_and_name_files(run: Run, tmp_path: Path, make_images) -> None:
+def test_calib_set_build_reads_label_and_name_files(run: Run, tmp_path: Path, make_images) -> None:
     make_images(tmp_path / "images", "a.png", "b.png")
     (tmp_path / "labels.txt").write_text("a.png 1\nb.png 0\n")
     (tmp_path / "names.txt").write_text("cat\ndog\n")
@@ -90,13 +90,13 @@ def test_build_with_label_and_name_files(run: Run, tmp_path: Path, make_images) 
     assert found == {"a.png": "dog", "b.png": "cat"}
 
 
-def test_build_without_labels(run: Run, tmp_path: Path, make_images) -> None:
+def test_calib_set_build_without_labels_needs_unlabelled(run: Run, tmp_path: Path, make_images) -> None:
     make_images(tmp_path / "images", *(f"{number}.png" for number in range(6)))
     code, out, _ = run("calib-set", "build", "--images", "images", "--unlabelled", "--count", 4, "--out", "set.csv")
-    assert (code, out.splitlines()[0]) == (0, "4 images: no labels; labels: no labels; seed 0")
+    assert (code, out.splitlines()[0]) == (0, "4 images: no labels; seed 0")
 
 
-def test_build_from_labels_alone_and_rebuild(run: Run, tmp_path: Path, make_images) -> None:
+def test_calib_set_build_from_labels_alone_is_rebuilt(run: Run, tmp_path: Path, make_images) -> None:
     make_images(tmp_path / "copy/deep", *(f"{number}.png" for number in range(6)))
     (tmp_path / "labels.txt").write_text("".join(f"{number}.png {number % 2}\n" for number in range(6)))
     code, out, _ = run("calib-set", "build", "--labels", "labels.txt", "--count", 4, "--out", "plan.csv")
@@ -112,7 +112,7 @@ def test_build_from_labels_alone_and_rebuild(run: Run, tmp_path: Path, make_imag
     assert run("calib-set", "check", "set.csv")[0] == 0
 
 
-def test_imagenet_prepare_and_check(run: Run, tmp_path: Path, make_images) -> None:
+def test_imagenet_prepare_and_check_print_summary(run: Run, tmp_path: Path, make_images) -> None:
     make_images(tmp_path / "val", *(f"ILSVRC2012_val_{number:08d}.png" for number in range(1, 5)))
     (tmp_path / "val_label.txt").write_text(
         "".join(f"ILSVRC2012_val_{number:08d}.png {number % 2}\n" for number in range(1, 5))
@@ -150,7 +150,7 @@ def test_imagenet_prepare_and_check(run: Run, tmp_path: Path, make_images) -> No
         (("rebuild", "none.csv", "--images", "zoo", "--out", "x.csv"), 6, "none.csv: cannot read the calibration set"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(
+def test_calib_set_bad_input_is_one_line_and_writes_nothing(
     run: Run, three_classes: Path, tmp_path: Path, arguments: tuple[object, ...], code: int, message: str
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
@@ -162,7 +162,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert not (tmp_path / "x.csv").exists()
 
 
-def test_check_of_a_damaged_set(run: Run, three_classes: Path, tmp_path: Path) -> None:
+def test_calib_set_check_of_damaged_set_names_faults(run: Run, three_classes: Path, tmp_path: Path) -> None:
     run("calib-set", "build", "--images", "zoo", "--count", 6, "--out", "zoo.csv")
     victim = Path(str(CalibrationSet.load(tmp_path / "zoo.csv").items[0].where))
     victim.unlink()
@@ -208,7 +208,7 @@ print(killed)
 """
 
 
-def test_killed_at_any_point_the_same_bits_come_out(three_classes: Path, tmp_path: Path) -> None:
+def test_calib_set_build_killed_and_repeated_gives_same_bits(three_classes: Path, tmp_path: Path) -> None:
     def build(*points: int) -> int:
         command = [sys.executable, "-c", KILLING, ",".join(map(str, points))]
         return int(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
@@ -229,7 +229,7 @@ def written(folder: Path) -> list[Path]:
     ]
 
 
-def test_a_file_name_that_is_no_text_is_shown_with_escapes(run: Run, tmp_path: Path, make_images) -> None:
+def test_calib_set_file_name_that_is_no_text_is_escaped(run: Run, tmp_path: Path, make_images) -> None:
     make_images(tmp_path / "images", "a.png", "b.png")
     (tmp_path / "images" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
     common = ("calib-set", "build", "--images", "images", "--unlabelled", "--out", "set.csv")

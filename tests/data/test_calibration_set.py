@@ -21,13 +21,13 @@ def chosen(three_classes: Path) -> CalibrationSet:
     return build_calibration_set(three_classes, count=11, seed=3)
 
 
-def test_what_is_saved_is_loaded(chosen: CalibrationSet, tmp_path: Path) -> None:
+def test_calibration_set_round_trips_through_manifest(chosen: CalibrationSet, tmp_path: Path) -> None:
     path = tmp_path / "sets/zoo.csv"
     chosen.save(path)
     assert CalibrationSet.load(path) == chosen
 
 
-def test_the_manifest_is_plain_csv_under_comment_lines(chosen: CalibrationSet, tmp_path: Path) -> None:
+def test_manifest_is_plain_csv_under_comment_lines(chosen: CalibrationSet, tmp_path: Path) -> None:
     path = tmp_path / "zoo.csv"
     chosen.save(path)
     text = path.read_text()
@@ -39,13 +39,13 @@ def test_the_manifest_is_plain_csv_under_comment_lines(chosen: CalibrationSet, t
     assert rows[0].keys() == {"path", "sha256", "label", "class_name"}
 
 
-def test_saving_twice_gives_the_same_bytes(chosen: CalibrationSet, tmp_path: Path) -> None:
+def test_manifest_saved_twice_has_same_bytes(chosen: CalibrationSet, tmp_path: Path) -> None:
     chosen.save(tmp_path / "a.csv")
     CalibrationSet.load(tmp_path / "a.csv").save(tmp_path / "b.csv")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
-def test_set_and_images_can_move_together(chosen: CalibrationSet, tmp_path: Path) -> None:
+def test_manifest_moved_with_images_is_loaded(chosen: CalibrationSet, tmp_path: Path) -> None:
     chosen.save(tmp_path / "sets/zoo.csv")
     (tmp_path / "away").mkdir()
     shutil.move(tmp_path / "sets", tmp_path / "away/sets")
@@ -56,14 +56,14 @@ def test_set_and_images_can_move_together(chosen: CalibrationSet, tmp_path: Path
     assert moved.digest == chosen.digest
 
 
-def test_the_image_folder_can_be_given_anew(chosen: CalibrationSet, tmp_path: Path) -> None:
+def test_manifest_image_folder_can_be_given_anew(chosen: CalibrationSet, tmp_path: Path) -> None:
     chosen.save(tmp_path / "zoo.csv")
     shutil.move(chosen.root, tmp_path / "other")
     assert len(CalibrationSet.load(tmp_path / "zoo.csv").verify()) == 11
     assert CalibrationSet.load(tmp_path / "zoo.csv", images=tmp_path / "other").verify() == ()
 
 
-def test_digest_is_of_content_and_labels_alone(chosen: CalibrationSet) -> None:
+def test_digest_depends_on_content_and_labels_only(chosen: CalibrationSet) -> None:
     turned = replace(chosen, images=chosen.images[::-1], root=Path("/elsewhere"), seed=9, source="?", left_out=())
     renamed = replace(chosen, images=tuple(replace(image, name=f"x{image.name}") for image in chosen.images))
     first, *others = chosen.images
@@ -73,7 +73,7 @@ def test_digest_is_of_content_and_labels_alone(chosen: CalibrationSet) -> None:
     assert replace(chosen, images=chosen.images[1:]).digest != chosen.digest
 
 
-def test_labels_and_paths_follow_the_images(chosen: CalibrationSet) -> None:
+def test_calibration_set_labels_and_paths_follow_images(chosen: CalibrationSet) -> None:
     assert chosen.labels is not None
     assert chosen.labels.dtype == np.int64
     for label, path in zip(chosen.labels, (Path(str(item.where)) for item in chosen.items), strict=True):
@@ -81,7 +81,7 @@ def test_labels_and_paths_follow_the_images(chosen: CalibrationSet) -> None:
         assert path.is_file()
 
 
-def test_verify_names_what_is_missing_changed_or_broken(chosen: CalibrationSet) -> None:
+def test_verify_names_missing_changed_and_broken_images(chosen: CalibrationSet) -> None:
     gone, changed, broken = (image.name for image in chosen.images[:3])
     root = Path(chosen.root)
     (root / gone).unlink()
@@ -96,7 +96,7 @@ def test_verify_names_what_is_missing_changed_or_broken(chosen: CalibrationSet) 
     assert log.counts[-1] == (11, 11)
 
 
-def test_a_set_chosen_from_labels_alone_has_no_digest() -> None:
+def test_digest_of_set_chosen_from_labels_is_refused() -> None:
     planned = CalibrationSet(Path(), (CalibrationImage("a.jpg", "", 1),))
     with pytest.raises(
         CalibrationSetError, match="selected from labels alone and has no digests; find them with quantkit calib-set"
@@ -142,19 +142,19 @@ SHA = "0" * 64
         ),
     ],
 )
-def test_damaged_manifests_are_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_manifest_damaged_is_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "set.csv"
     path.write_text(content)
     with pytest.raises(CalibrationSetError, match=message):
         CalibrationSet.load(path)
 
 
-def test_a_missing_manifest(tmp_path: Path) -> None:
+def test_manifest_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CalibrationSetError, match=r"none\.csv: cannot read the calibration set \(no such file"):
         CalibrationSet.load(tmp_path / "none.csv")
 
 
-def test_a_manifest_cut_anywhere_is_refused(chosen: CalibrationSet, tmp_path: Path) -> None:
+def test_manifest_cut_anywhere_is_refused(chosen: CalibrationSet, tmp_path: Path) -> None:
     path = tmp_path / "zoo.csv"
     chosen.save(path)
     whole = path.read_bytes()
@@ -164,7 +164,7 @@ def test_a_manifest_cut_anywhere_is_refused(chosen: CalibrationSet, tmp_path: Pa
             CalibrationSet.load(path)
 
 
-def test_line_ends_and_byte_order_mark_of_other_editors(chosen: CalibrationSet, tmp_path: Path) -> None:
+def test_manifest_line_ends_and_byte_order_mark_are_read(chosen: CalibrationSet, tmp_path: Path) -> None:
     path = tmp_path / "zoo.csv"
     chosen.save(path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
@@ -179,7 +179,7 @@ NAMES = st.text(st.characters(exclude_characters="/\0\r\n", exclude_categories=[
     class_name=st.text(st.characters(exclude_characters="\0\r\n", exclude_categories=["Cs"]), max_size=10),
     why=st.text(max_size=10).map(lambda text: "".join(text.split())),
 )
-def test_any_name_survives(
+def test_manifest_any_name_round_trips(
     names: list[str], class_name: str, why: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     root = tmp_path_factory.getbasetemp()
@@ -189,7 +189,7 @@ def test_any_name_survives(
     assert CalibrationSet.load(root / "any.csv") == chosen
 
 
-def test_a_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
+def test_manifest_name_that_is_not_utf8_round_trips(tmp_path: Path) -> None:
     name = b"caf\xe9.jpg".decode(errors="surrogateescape")
     chosen = CalibrationSet(tmp_path, (CalibrationImage(name, SHA, 0),))
     chosen.save(tmp_path / "set.csv")
@@ -197,7 +197,7 @@ def test_a_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("folder", "name"), [("a\nb", "a.jpg"), ("a", "b\r.jpg")])
-def test_a_line_break_in_a_name_is_refused(tmp_path: Path, folder: str, name: str) -> None:
+def test_manifest_line_break_in_name_is_refused(tmp_path: Path, folder: str, name: str) -> None:
     chosen = CalibrationSet(tmp_path / folder, (CalibrationImage(name, SHA, 0),))
     with pytest.raises(CalibrationSetError, match="the name contains a line break; rename it"):
         chosen.save(tmp_path / "set.csv")
@@ -205,14 +205,14 @@ def test_a_line_break_in_a_name_is_refused(tmp_path: Path, folder: str, name: st
 
 
 @given(content=st.binary(max_size=300))
-def test_any_bytes_are_loaded_or_refused(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_manifest_of_any_bytes_is_refused(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "bytes.csv"
     path.write_bytes(b"# quantkit calibration set\n# format: 1\n" + content)
     with pytest.raises(CalibrationSetError):
         CalibrationSet.load(path)
 
 
-def test_spreadsheet_readers_can_skip_the_comments(chosen: CalibrationSet, tmp_path: Path) -> None:
+def test_manifest_is_read_by_csv_readers_that_skip_comments(chosen: CalibrationSet, tmp_path: Path) -> None:
     chosen.save(tmp_path / "zoo.csv")
     lines = [line for line in (tmp_path / "zoo.csv").read_text().splitlines() if not line.startswith("#")]
     assert len(list(csv.reader(io.StringIO("\n".join(lines))))) == 12

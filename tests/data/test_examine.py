@@ -23,14 +23,14 @@ def saved(image: Image.Image, path: Path, **options: Any) -> Path:
     return path
 
 
-def test_a_good_image(tmp_path: Path) -> None:
+def test_examine_good_image_has_digest_and_look(tmp_path: Path) -> None:
     path = saved(scene(0).convert("L"), tmp_path / "a.jpg")
     found = examine(path)
     assert (found.sha256, found.fault, found.notes, found.one_colour) == (sha256_file(path), "", ("greyscale",), False)
     assert found.look is not None
 
 
-def test_a_damaged_image_still_has_a_digest(tmp_path: Path) -> None:
+def test_examine_damaged_image_has_digest(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(b"<html>")
     found = examine(path)
@@ -38,25 +38,25 @@ def test_a_damaged_image_still_has_a_digest(tmp_path: Path) -> None:
     assert "an HTML page" in found.fault
 
 
-def test_a_missing_image_has_none(tmp_path: Path) -> None:
+def test_examine_missing_image_has_no_digest(tmp_path: Path) -> None:
     found = examine(tmp_path / "none.jpg")
     assert found.sha256 == ""
     assert "no such file" in found.fault
 
 
 @pytest.mark.parametrize("colour", ["black", "white", "teal"])
-def test_one_colour(tmp_path: Path, colour: str) -> None:
+def test_examine_image_of_one_colour_is_marked(tmp_path: Path, colour: str) -> None:
     path = saved(Image.new("RGB", (64, 64), colour), tmp_path / "flat.png")
     assert examine(path).one_colour
 
 
-def test_one_other_pixel_is_not_one_colour(tmp_path: Path) -> None:
+def test_examine_image_with_one_other_pixel_is_not_one_colour(tmp_path: Path) -> None:
     image = Image.new("RGB", (640, 640))
     image.putpixel((320, 320), (1, 0, 0))
     assert not examine(saved(image, tmp_path / "dot.png")).one_colour
 
 
-def test_a_picture_resized_and_compressed_anew_looks_like_itself(tmp_path: Path) -> None:
+def test_lookalikes_resized_and_compressed_picture_is_found(tmp_path: Path) -> None:
     looks = []
     for seed in range(12):
         looks.append(examine(saved(scene(seed), tmp_path / f"{seed}.png")).look)
@@ -67,7 +67,7 @@ def test_a_picture_resized_and_compressed_anew_looks_like_itself(tmp_path: Path)
     assert len(pairs) >= 10
 
 
-def test_small_pictures_are_not_compared(tmp_path: Path) -> None:
+def test_lookalikes_small_pictures_are_not_compared(tmp_path: Path) -> None:
     assert examine(saved(scene(1, (31, 31)), tmp_path / "small.png")).look is None
     assert lookalikes([None, None, 5, None]) == []
 
@@ -81,7 +81,7 @@ def test_lookalikes_are_all_pairs_within_four_bits(data: st.DataObject, count: i
     assert lookalikes(looks) == expected
 
 
-def test_a_set_remarks_on_images_that_are_special(tmp_path: Path) -> None:
+def test_build_set_remarks_on_special_images(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     saved(scene(1), folder / "a.png")
@@ -97,7 +97,7 @@ def test_a_set_remarks_on_images_that_are_special(tmp_path: Path) -> None:
     assert "b.jpg" in alike
 
 
-def test_no_two_of_a_thousand_photos_are_taken_for_one(shared_assets: Path) -> None:
+def test_lookalikes_of_real_photos_are_none(shared_assets: Path) -> None:
     photos = sorted((shared_assets / "imagenet_samples").iterdir())[::4]
     found = [examine(photo) for photo in photos]
     assert not any(one.fault or one.one_colour for one in found)

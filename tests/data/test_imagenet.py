@@ -46,7 +46,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 SORTED = {f"{WNIDS[label_of(number)]}/{val_name(number)}": f"image {number}".encode() for number in range(1, 41)}
 
 
-def test_move_sorts_in_place(flat: Path) -> None:
+def test_prepare_imagenet_move_sorts_in_place(flat: Path) -> None:
     log = ProgressLog()
     done = prepare_imagenet(flat, progress=log)
     assert contents(flat) == SORTED
@@ -55,7 +55,7 @@ def test_move_sorts_in_place(flat: Path) -> None:
     assert prepare_imagenet(flat) == Counter({"already there": 40})
 
 
-def test_links_leave_the_images_where_they_are(flat: Path, tmp_path: Path) -> None:
+def test_prepare_imagenet_links_leave_images_in_place(flat: Path, tmp_path: Path) -> None:
     assert prepare_imagenet(flat, tmp_path / "sorted") == Counter({"placed": 40})
     assert contents(tmp_path / "sorted") == SORTED
     assert len(contents(flat)) == 40
@@ -63,7 +63,7 @@ def test_links_leave_the_images_where_they_are(flat: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("moving", [True, False])
-def test_a_file_system_without_hard_links(
+def test_prepare_imagenet_without_hard_links_sorts_too(
     flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moving: bool
 ) -> None:
     def refuse(source: Path, target: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_file_system_without_hard_links(
     assert prepare_imagenet(flat, to) == Counter({"already there": 40})
 
 
-def test_another_file_at_the_place_is_never_overwritten(
+def test_prepare_imagenet_never_overwrites_other_file(
     flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = flat / WNIDS[label_of(1)] / val_name(1)
@@ -98,7 +98,7 @@ def test_another_file_at_the_place_is_never_overwritten(
     assert (flat / val_name(1)).read_bytes() == b"image 1"
 
 
-def test_a_link_to_the_image_itself_is_not_taken_for_its_second_name(flat: Path) -> None:
+def test_prepare_imagenet_link_to_image_itself_is_refused(flat: Path) -> None:
     """Removing the image would leave a link to nothing."""
     link = flat / WNIDS[label_of(1)] / val_name(1)
     link.parent.mkdir()
@@ -108,7 +108,7 @@ def test_a_link_to_the_image_itself_is_not_taken_for_its_second_name(flat: Path)
     assert link.read_bytes() == b"image 1"
 
 
-def test_images_that_are_links_are_moved_as_links(flat: Path, tmp_path: Path) -> None:
+def test_prepare_imagenet_images_that_are_links_are_moved_as_links(flat: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     flat.rename(store)
     flat.mkdir()
@@ -119,7 +119,7 @@ def test_images_that_are_links_are_moved_as_links(flat: Path, tmp_path: Path) ->
     assert len(list(store.iterdir())) == 40
 
 
-def test_the_same_content_left_twice_is_no_conflict(flat: Path) -> None:
+def test_prepare_imagenet_same_content_twice_is_no_conflict(flat: Path) -> None:
     copy = flat / WNIDS[label_of(1)] / val_name(1)
     copy.parent.mkdir()
     copy.write_bytes(b"image 1")
@@ -138,7 +138,9 @@ def test_the_same_content_left_twice_is_no_conflict(flat: Path) -> None:
         ),
     ],
 )
-def test_bad_labels_are_met_before_anything_moves(flat: Path, tmp_path: Path, change, message: str) -> None:
+def test_prepare_imagenet_bad_labels_are_refused_before_moving(
+    flat: Path, tmp_path: Path, change, message: str
+) -> None:
     labels = tmp_path / "val_label.txt"
     labels.write_text(change(labels.read_text()))
     with pytest.raises(LabelError, match=message):
@@ -146,7 +148,7 @@ def test_bad_labels_are_met_before_anything_moves(flat: Path, tmp_path: Path, ch
     assert all("/" not in name for name in contents(flat))
 
 
-def test_labels_that_contradict_the_folders_are_met_before_anything_moves(flat: Path, tmp_path: Path) -> None:
+def test_prepare_imagenet_contradicting_labels_are_refused_before_moving(flat: Path, tmp_path: Path) -> None:
     prepare_imagenet(flat)
     (flat / WNIDS[label_of(5)] / val_name(5)).rename(flat / val_name(5))
     labels = tmp_path / "val_label.txt"
@@ -156,19 +158,19 @@ def test_labels_that_contradict_the_folders_are_met_before_anything_moves(flat: 
     assert (flat / val_name(5)).exists()
 
 
-def test_no_label_file_says_where_it_was_looked_for(flat: Path, tmp_path: Path) -> None:
+def test_prepare_imagenet_without_label_file_says_where_it_looked(flat: Path, tmp_path: Path) -> None:
     (tmp_path / "val_label.txt").unlink()
     with pytest.raises(LabelError, match=r"there is no label file \(val_label\.txt, .*--labels"):
         prepare_imagenet(flat)
 
 
-def test_links_cannot_go_into_the_folder_itself(flat: Path) -> None:
+def test_prepare_imagenet_links_into_folder_itself_are_refused(flat: Path) -> None:
     for to in (flat, flat / "sorted"):
         with pytest.raises(UsageError, match="the links cannot be in the folder of the images"):
             prepare_imagenet(flat, to)
 
 
-def test_a_place_that_cannot_be_written(flat: Path, tmp_path: Path) -> None:
+def test_prepare_imagenet_place_that_cannot_be_written_is_named(flat: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="cannot create the folder"):
         prepare_imagenet(flat, tmp_path / "file")
@@ -210,7 +212,7 @@ print(killed)
 
 @pytest.mark.parametrize("moving", [True, False])
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_at_random_points_nothing_is_lost(flat: Path, tmp_path: Path, moving: bool, seed: int) -> None:
+def test_prepare_imagenet_killed_at_random_loses_nothing(flat: Path, tmp_path: Path, moving: bool, seed: int) -> None:
     to = "" if moving else str(tmp_path / "sorted")
     points = ",".join(str(random.Random(seed).randint(1, 6)) for _ in range(12))
     command = [sys.executable, "-c", KILLING, str(flat), to, points]
@@ -220,7 +222,7 @@ def test_killed_at_random_points_nothing_is_lost(flat: Path, tmp_path: Path, mov
     assert len(contents(flat)) == 40
 
 
-def test_killed_at_every_single_change_nothing_is_lost(flat: Path) -> None:
+def test_prepare_imagenet_killed_at_every_change_loses_nothing(flat: Path) -> None:
     """One child dies between link and removal of an image, the next after the removal, and so on for forty images."""
     command = [sys.executable, "-c", KILLING, str(flat), "", ",".join("23" * 45)]
     assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) == 79
@@ -244,12 +246,12 @@ def write_meta(path: Path, order: tuple[str, ...]) -> None:
     savemat(path, {"synsets": np.array(rows, kinds).reshape(-1, 1)})
 
 
-def test_meta_gives_the_devkits_order(devkit: Path) -> None:
+def test_devkit_meta_gives_class_order(devkit: Path) -> None:
     assert read_meta(devkit / "meta.mat") == ilsvrc_order()
 
 
 @pytest.mark.parametrize("with_meta", [True, False])
-def test_ground_truth_is_mapped_to_class_indices(devkit: Path, with_meta: bool) -> None:
+def test_devkit_ground_truth_is_mapped_to_class_indices(devkit: Path, with_meta: bool) -> None:
     lines = read_ground_truth(devkit / GROUND_TRUTH, devkit / "meta.mat" if with_meta else None)
     assert len(lines) == 50_000
     assert (lines[0].name, lines[-1].name) == (val_name(1), val_name(50_000))
@@ -258,7 +260,7 @@ def test_ground_truth_is_mapped_to_class_indices(devkit: Path, with_meta: bool) 
         assert line.label == imagenet_index()[ilsvrc_order()[ilsvrc_id - 1]]
 
 
-def test_a_flat_folder_finds_the_devkit_beside_it(devkit: Path, tmp_path: Path) -> None:
+def test_prepare_imagenet_flat_folder_finds_devkit_beside_it(devkit: Path, tmp_path: Path) -> None:
     flat = tmp_path / "val"
     flat.mkdir()
     for number in (1, 2, 50_000):
@@ -271,7 +273,7 @@ def test_a_flat_folder_finds_the_devkit_beside_it(devkit: Path, tmp_path: Path) 
     }
 
 
-def test_bad_devkit_files(devkit: Path, tmp_path: Path) -> None:
+def test_devkit_bad_files_are_refused(devkit: Path, tmp_path: Path) -> None:
     truth, meta = devkit / GROUND_TRUTH, devkit / "meta.mat"
     lines = truth.read_text().splitlines()
     for text in ("0", "1001", "x", "-3", "", "3.0"):
@@ -292,13 +294,13 @@ def test_bad_devkit_files(devkit: Path, tmp_path: Path) -> None:
         read_meta(tmp_path / "none.mat")
 
 
-def test_labels_from_1_to_1000_are_reported_as_counted_from_1(tmp_path: Path) -> None:
+def test_check_imagenet_labels_from_1_are_reported(tmp_path: Path) -> None:
     (tmp_path / "val.txt").write_text("".join(f"{val_name(number)} {number}\n" for number in range(1, 1001)))
     with pytest.raises(LabelError, match="these labels seem to count from 1"):
         read_imagenet_labels(tmp_path / "val.txt")
 
 
-def test_check_counts_and_names(tmp_path: Path, make_images) -> None:
+def test_check_imagenet_counts_and_names(tmp_path: Path, make_images) -> None:
     folder = make_images(tmp_path / "val", "n01440764/a.png", "n01440764/b.png", "n01443537/c.png")
     Image.new("L", (8, 8)).save(folder / "n01443537/grey.png")
     Image.new("CMYK", (8, 8)).save(folder / "n01443537/ink.jpg")
@@ -314,7 +316,7 @@ def test_check_counts_and_names(tmp_path: Path, make_images) -> None:
     assert log.counts[-1] == (6, 6)
 
 
-def test_file_names_that_begin_with_a_wordnet_id_need_no_labels(tmp_path: Path, make_images) -> None:
+def test_check_imagenet_file_names_with_wordnet_id_need_no_labels(tmp_path: Path, make_images) -> None:
     folder = make_images(tmp_path / "train", "n01440764_1.png", "n01443537_2.png")
     report = check_imagenet(folder)
     assert (report.source, list(report.per_class)) == (
@@ -326,12 +328,12 @@ def test_file_names_that_begin_with_a_wordnet_id_need_no_labels(tmp_path: Path, 
     assert check_imagenet(folder).source == "class folders"
 
 
-def test_check_needs_labels(tmp_path: Path, make_images) -> None:
+def test_check_imagenet_without_labels_is_refused(tmp_path: Path, make_images) -> None:
     with pytest.raises(LabelError, match="do not begin with WordNet ids, and there is no label file"):
         check_imagenet(make_images(tmp_path / "flat", "a.png"))
 
 
-def test_check_real_photos(shared_assets: Path, tmp_path: Path) -> None:
+def test_check_imagenet_real_photos_have_no_faults(shared_assets: Path, tmp_path: Path) -> None:
     for photo in sorted((shared_assets / "imagenet_samples").iterdir())[::5]:
         target = tmp_path / photo.name[:9] / photo.name
         target.parent.mkdir()

@@ -35,7 +35,7 @@ def rng() -> np.random.Generator:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "webp"])
-def test_every_mode_is_converted_as_torchvisions_loader_does(
+def test_decode_every_mode_is_converted_as_by_torchvision(
     tmp_path: Path, photo: Image.Image, mode: str, suffix: str
 ) -> None:
     path = tmp_path / f"picture.{suffix}"
@@ -59,16 +59,16 @@ def test_every_mode_is_converted_as_torchvisions_loader_does(
         ("LA", "png", "alpha dropped"),
     ],
 )
-def test_what_was_special_is_noted(tmp_path: Path, photo: Image.Image, mode: str, suffix: str, note: str) -> None:
+def test_decode_special_images_are_noted(tmp_path: Path, photo: Image.Image, mode: str, suffix: str, note: str) -> None:
     path = save(photo.convert(mode), tmp_path / f"picture.{suffix}")
     assert note in decode_image(path, Decode()).notes
 
 
-def test_a_plain_photo_has_no_notes(tmp_path: Path, photo: Image.Image) -> None:
+def test_decode_plain_photo_has_no_notes(tmp_path: Path, photo: Image.Image) -> None:
     assert decode_image(save(photo, tmp_path / "photo.jpg"), Decode()).notes == ()
 
 
-def test_bgr_reverses_the_channels_and_l_has_one(tmp_path: Path, photo: Image.Image) -> None:
+def test_decode_bgr_reverses_channels_and_l_has_one(tmp_path: Path, photo: Image.Image) -> None:
     path = save(photo, tmp_path / "photo.png")
     rgb, bgr, grey = (decode_image(path, Decode(mode=mode)).pixels for mode in ("RGB", "BGR", "L"))
     np.testing.assert_array_equal(bgr, rgb[:, :, ::-1])
@@ -76,7 +76,7 @@ def test_bgr_reverses_the_channels_and_l_has_one(tmp_path: Path, photo: Image.Im
     np.testing.assert_array_equal(grey[:, :, 0], np.asarray(photo.convert("L")))
 
 
-def test_16_bit_greyscale_is_scaled_not_clipped(tmp_path: Path) -> None:
+def test_decode_16_bit_greyscale_is_scaled(tmp_path: Path) -> None:
     ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     path = save(Image.fromarray(ramp), tmp_path / "ramp.png")
     decoded = decode_image(path, Decode(mode="L"))
@@ -86,7 +86,7 @@ def test_16_bit_greyscale_is_scaled_not_clipped(tmp_path: Path) -> None:
     assert (decoded.pixels[0, 0], decoded.pixels[-1, -1]) == (0, 255)
 
 
-def test_16_bit_tiff_of_either_byte_order_is_scaled(tmp_path: Path) -> None:
+def test_decode_16_bit_tiff_of_either_byte_order_is_scaled(tmp_path: Path) -> None:
     for order in "<", ">":
         path = tmp_path / f"{'little' if order == '<' else 'big'}.tif"
         path.write_bytes(grey16_tiff(order, [0, 257, 32896, 65535]))
@@ -112,19 +112,19 @@ def grey16_tiff(order: str, values: list[int]) -> bytes:
     return head + data + struct.pack(f"{order}H", len(tags)) + entries + struct.pack(f"{order}I", 0)
 
 
-def test_32_bit_pixels_are_refused(tmp_path: Path) -> None:
+def test_decode_32_bit_pixels_are_refused(tmp_path: Path) -> None:
     path = save(Image.fromarray(np.array([[0, 70000]], np.int32)), tmp_path / "wide.tif")
     with pytest.raises(ImageError, match=r"wide\.tif: 32-bit pixels have no defined range"):
         decode_image(path, Decode())
 
 
-def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+def test_decode_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     path = save(Image.fromarray(np.array([[0.5]], np.float32)), tmp_path / "real.tif")
     with pytest.raises(ImageError, match=r"real\.tif: floating-point pixels have no defined range"):
         decode_image(path, Decode())
 
 
-def test_palette_with_transparency_per_entry_decodes_without_a_warning(tmp_path: Path, photo: Image.Image) -> None:
+def test_decode_palette_with_transparency_gives_no_warning(tmp_path: Path, photo: Image.Image) -> None:
     path = save(photo.convert("P"), tmp_path / "clear.png", transparency=bytes(range(256)))
     decoded = decode_image(path, Decode())
     assert set(decoded.notes) == {"palette", "alpha dropped"}
@@ -132,7 +132,7 @@ def test_palette_with_transparency_per_entry_decodes_without_a_warning(tmp_path:
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "tif", "png"])
-def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path, suffix: str) -> None:
+def test_decode_animation_gives_first_frame(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("white", "black")]
     path = save(frames[0], tmp_path / f"film.{suffix}", save_all=True, append_images=frames[1:])
     decoded = decode_image(path, Decode())
@@ -140,7 +140,7 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path, suffix: str) -
     assert decoded.pixels.min() > 250
 
 
-def test_exif_rotation_is_applied_only_when_asked(tmp_path: Path) -> None:
+def test_decode_exif_rotation_is_applied_only_when_asked(tmp_path: Path) -> None:
     picture = Image.new("RGB", (20, 10), "black")
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -156,7 +156,7 @@ def test_exif_rotation_is_applied_only_when_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0", b"Exif\0\0MM\0*\0\0\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0junk"]
 )
-def test_damaged_exif_data_do_not_damage_the_picture(tmp_path: Path, photo: Image.Image, exif: bytes) -> None:
+def test_decode_damaged_exif_data_keep_the_picture(tmp_path: Path, photo: Image.Image, exif: bytes) -> None:
     path = save(photo, tmp_path / "photo.jpg", exif=exif)
     plain = save(photo, tmp_path / "plain.jpg")
     decoded = decode_image(path, Decode())
@@ -164,7 +164,7 @@ def test_damaged_exif_data_do_not_damage_the_picture(tmp_path: Path, photo: Imag
     np.testing.assert_array_equal(decoded.pixels, decode_image(plain, Decode()).pixels)
 
 
-def test_an_animation_damaged_after_its_first_frame(tmp_path: Path) -> None:
+def test_decode_animation_damaged_after_first_frame_is_read(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("white", "black", "red")]
     path = save(frames[0], tmp_path / "film.gif", save_all=True, append_images=frames[1:])
     whole = path.read_bytes()
@@ -174,7 +174,7 @@ def test_an_animation_damaged_after_its_first_frame(tmp_path: Path) -> None:
         assert decoded.pixels.min() > 250
 
 
-def test_a_progressive_jpeg_holds_the_same_pixels_as_a_baseline_one(tmp_path: Path, photo: Image.Image) -> None:
+def test_decode_progressive_jpeg_equals_baseline(tmp_path: Path, photo: Image.Image) -> None:
     progressive = save(photo, tmp_path / "progressive.jpg", progressive=True)
     baseline = save(photo, tmp_path / "baseline.jpg", progressive=False)
     pixels = [decode_image(path, Decode()).pixels for path in (progressive, baseline)]
@@ -184,11 +184,11 @@ def test_a_progressive_jpeg_holds_the_same_pixels_as_a_baseline_one(tmp_path: Pa
 @pytest.mark.parametrize(
     "name", ["with space.png", "ünïcødé 图.png", "quo'te\".png", "very" * 50 + ".png", "a#b%20.png"]
 )
-def test_odd_file_names(tmp_path: Path, photo: Image.Image, name: str) -> None:
+def test_decode_odd_file_names_are_read(tmp_path: Path, photo: Image.Image, name: str) -> None:
     np.testing.assert_array_equal(decode_image(save(photo, tmp_path / name), Decode()).pixels, np.asarray(photo))
 
 
-def test_wrong_suffix_does_not_matter(tmp_path: Path, photo: Image.Image) -> None:
+def test_decode_wrong_suffix_is_read(tmp_path: Path, photo: Image.Image) -> None:
     path = save(photo, tmp_path / "picture.png").rename(tmp_path / "picture.jpg")
     np.testing.assert_array_equal(decode_image(path, Decode()).pixels, np.asarray(photo))
 
@@ -208,7 +208,7 @@ def test_wrong_suffix_does_not_matter(tmp_path: Path, photo: Image.Image) -> Non
         (b"\xff\xd8\xff", "not an image|damaged"),
     ],
 )
-def test_what_is_no_image_says_what_it_is(tmp_path: Path, content: bytes, message: str) -> None:
+def test_decode_other_content_says_what_it_is(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "n01440764_1.JPEG"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=rf"n01440764_1\.JPEG: .*({message})"):
@@ -217,7 +217,7 @@ def test_what_is_no_image_says_what_it_is(tmp_path: Path, content: bytes, messag
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tif"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_truncated_file_is_refused(tmp_path: Path, rng: np.random.Generator, suffix: str, share: float) -> None:
+def test_decode_truncated_file_is_refused(tmp_path: Path, rng: np.random.Generator, suffix: str, share: float) -> None:
     path = save(Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), tmp_path / f"cut.{suffix}")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
@@ -238,14 +238,14 @@ def png_of_size(width: int, height: int) -> bytes:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("size", [(10_000, 9_500), (50_000, 50_000), (MAX_PIXELS + 1, 1)])
-def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_decode_decompression_bomb_is_refused_before_decoding(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(png_of_size(*size))
     with pytest.raises(ImageError, match=rf"bomb\.png: the image has more than {MAX_PIXELS} pixels"):
         decode_image(path, Decode())
 
 
-def test_missing_file_and_folder_and_unusable_name(tmp_path: Path) -> None:
+def test_decode_missing_file_folder_and_unusable_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"none\.jpg: cannot read the image \(no such file or directory\)"):
         decode_image(tmp_path / "none.jpg", Decode())
     with pytest.raises(ImageError, match="not a regular file"):
@@ -254,13 +254,13 @@ def test_missing_file_and_folder_and_unusable_name(tmp_path: Path) -> None:
         decode_image(tmp_path / "nul\0.jpg", Decode())
 
 
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_decode_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ImageError, match=r"pipe\.jpg: not a regular file"):
         decode_image(tmp_path / "pipe.jpg", Decode())
 
 
-def test_a_file_too_large_for_a_picture_is_not_read(tmp_path: Path) -> None:
+def test_decode_too_large_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "huge.jpg").open("wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)
     with pytest.raises(ImageError, match=r"huge\.jpg: the file is too large for an image \(1073741825 bytes\)"):
@@ -270,7 +270,7 @@ def test_a_file_too_large_for_a_picture_is_not_read(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_a_damaged_file_is_decoded_or_refused_but_never_crashes(
+def test_decode_damaged_file_is_decoded_or_refused(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     kind = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]))

@@ -16,7 +16,7 @@ def labels_of(tmp_path: Path, content: str | bytes, names: list[str] | None = No
     return {line.name: line.label for line in read_label_file(path, names)}
 
 
-def test_imagenet_has_a_thousand_sorted_classes() -> None:
+def test_imagenet_classes_are_a_thousand_sorted() -> None:
     wnids = list(imagenet_classes())
     assert len(wnids) == 1000
     assert wnids == sorted(wnids)
@@ -24,7 +24,7 @@ def test_imagenet_has_a_thousand_sorted_classes() -> None:
     assert (imagenet_index()["n01440764"], imagenet_index()["n15075141"]) == (0, 999)
 
 
-def test_the_devkits_order_fits_its_published_ground_truth() -> None:
+def test_ilsvrc_order_fits_published_ground_truth() -> None:
     """The ids of the first ten validation images, and the class indices that they are known to mean."""
     ilsvrc_ids = [490, 361, 171, 822, 297, 482, 13, 704, 599, 164]
     class_indices = [imagenet_index()[ilsvrc_order()[ilsvrc_id - 1]] for ilsvrc_id in ilsvrc_ids]
@@ -43,7 +43,7 @@ def test_the_devkits_order_fits_its_published_ground_truth() -> None:
         ("ILSVRC2012_val_00000001.JPEG", None),
     ],
 )
-def test_leading_wnid(name: str, wnid: str | None) -> None:
+def test_leading_wnid_of_file_name_is_found(name: str, wnid: str | None) -> None:
     assert leading_wnid(name) == wnid
 
 
@@ -65,21 +65,21 @@ def test_leading_wnid(name: str, wnid: str | None) -> None:
         'path,target\n"a.jpg",3\n"b.jpg","0"\n',
     ],
 )
-def test_the_usual_forms(tmp_path: Path, content: str | bytes) -> None:
+def test_label_file_usual_forms_are_read(tmp_path: Path, content: str | bytes) -> None:
     assert labels_of(tmp_path, content) == {"a.jpg": 3, "b.jpg": 0}
 
 
-def test_file_names_may_hold_spaces_and_commas(tmp_path: Path) -> None:
+def test_label_file_names_may_hold_spaces_and_commas(tmp_path: Path) -> None:
     assert labels_of(tmp_path, "my cat, grey.jpg 3\nb.jpg 0") == {"my cat, grey.jpg": 3, "b.jpg": 0}
     assert labels_of(tmp_path, '"my cat, grey.jpg",3\nb.jpg,0') == {"my cat, grey.jpg": 3, "b.jpg": 0}
 
 
-def test_labels_may_be_wordnet_ids_or_names(tmp_path: Path) -> None:
+def test_label_file_labels_may_be_wordnet_ids_or_names(tmp_path: Path) -> None:
     assert labels_of(tmp_path, "a.jpg n01440764\nb.jpg n15075141") == {"a.jpg": 0, "b.jpg": 999}
     assert labels_of(tmp_path, "a.jpg cat\nb.jpg dog", ["dog", "cat"]) == {"a.jpg": 1, "b.jpg": 0}
 
 
-def test_kaggles_solution_file(tmp_path: Path) -> None:
+def test_label_file_of_kaggle_is_read(tmp_path: Path) -> None:
     content = "ImageId,PredictionString\nILSVRC2012_val_00048981,n03995372 85 1 499 272 \n"
     assert labels_of(tmp_path, content) == {"ILSVRC2012_val_00048981": imagenet_index()["n03995372"]}
 
@@ -106,18 +106,18 @@ def test_kaggles_solution_file(tmp_path: Path) -> None:
         ("a.jpg ３\n", r"labels\.txt:1: neither|label"),
     ],
 )
-def test_malformed_files_name_the_line(tmp_path: Path, content: str | bytes, message: str) -> None:
+def test_label_file_malformed_names_line(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(LabelError, match=message):
         labels_of(tmp_path, content)
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_label_file_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"none\.txt: cannot read the file \(no such file or directory\)"):
         read_label_file(tmp_path / "none.txt")
 
 
 @given(text=st.text(max_size=200))
-def test_any_text_is_read_or_refused(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_label_file_of_any_text_is_read_or_refused(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "any.txt"
     path.write_bytes(text.encode(errors="surrogatepass"))
     try:
@@ -131,7 +131,7 @@ NAMES = st.text("abcxyz _-é", min_size=1, max_size=8).map(str.strip).filter(boo
 
 
 @given(labels=st.dictionaries(NAMES, st.integers(0, 2000), min_size=1), separator=st.sampled_from([" ", "\t", ","]))
-def test_what_is_written_is_read(
+def test_label_file_round_trips(
     labels: dict[str, int], separator: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "round.txt"
@@ -147,42 +147,42 @@ def pair(tmp_path: Path, content: str, images: list[str]) -> tuple[list[int], li
     return pairing.labels.tolist(), list(pairing.unlabelled), unmatched, pairing.repeated
 
 
-def test_pairing_is_by_name_whatever_the_order(tmp_path: Path) -> None:
+def test_pair_labels_is_by_name(tmp_path: Path) -> None:
     assert pair(tmp_path, "b.jpg 2\na.jpg 1\nc.jpg 3\n", ["a.jpg", "b.jpg", "c.jpg"]) == ([1, 2, 3], [], [], 0)
 
 
 @pytest.mark.parametrize(
     "name", ["x/a.jpg", "./x/a.jpg", "val/x/a.jpg", "a.jpg", "a", "x/a", "x\\a.jpg", "other/a.jpg"]
 )
-def test_a_longer_a_shorter_or_a_bare_name_fits(tmp_path: Path, name: str) -> None:
+def test_pair_labels_longer_shorter_and_bare_names_fit(tmp_path: Path, name: str) -> None:
     assert pair(tmp_path, f"{name} 5\n", ["x/a.jpg", "x/b.jpg"]) == ([5, -1], ["x/b.jpg"], [], 0)
 
 
-def test_the_path_decides_between_images_of_one_name(tmp_path: Path) -> None:
+def test_pair_labels_path_decides_between_images_of_one_name(tmp_path: Path) -> None:
     assert pair(tmp_path, "x/a.jpg 1\ny/a.jpg 2\n", ["x/a.jpg", "y/a.jpg"])[0] == [1, 2]
 
 
-def test_a_line_for_another_folder_is_not_taken_for_this_one(tmp_path: Path) -> None:
+def test_pair_labels_line_for_other_folder_is_not_used(tmp_path: Path) -> None:
     assert pair(tmp_path, "x/a.jpg 1\ny/a.jpg 2\n", ["y/a.jpg"]) == ([2], [], ["x/a.jpg"], 0)
 
 
-def test_an_ambiguous_name_is_refused(tmp_path: Path) -> None:
+def test_pair_labels_ambiguous_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"labels\.txt:1: a\.jpg matches 2 images, among them x/a\.jpg and y/a\.jpg"):
         pair(tmp_path, "a.jpg 1\n", ["x/a.jpg", "y/a.jpg"])
 
 
-def test_repeated_lines_count_and_contradictions_name_both_lines(tmp_path: Path) -> None:
+def test_pair_labels_repeated_lines_count_and_contradictions_are_named(tmp_path: Path) -> None:
     assert pair(tmp_path, "a.jpg 1\na.jpg 1\n", ["a.jpg"]) == ([1], [], [], 1)
     with pytest.raises(LabelError, match=r"labels\.txt:3: a\.jpg has label 2, and 1 on line 1"):
         pair(tmp_path, "a.jpg 1\nb.jpg 0\na.jpg 2\n", ["a.jpg", "b.jpg"])
 
 
-def test_labels_of_other_images_are_refused(tmp_path: Path) -> None:
+def test_pair_labels_of_other_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"none of its 2 names matches any of the 1 images, such as p\.jpg and a"):
         pair(tmp_path, "p.jpg 1\nq.jpg 2\n", ["a.jpg"])
 
 
-def test_labels_beyond_the_models_outputs() -> None:
+def test_labels_beyond_outputs_of_model_are_refused() -> None:
     check_labels_fit(np.array([0, 9]), 10, "labels.txt")
     check_labels_fit(np.array([], np.int64), 10, "labels.txt")
     with pytest.raises(
@@ -193,7 +193,7 @@ def test_labels_beyond_the_models_outputs() -> None:
         check_labels_fit(np.array([1, 5, 10]), 10, "labels.txt")
 
 
-def test_class_names(tmp_path: Path) -> None:
+def test_class_names_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_bytes(b"\xef\xbb\xbftench, Tinca tinca\r\ncrane\r\ncrane\r\n\r\n")
     assert read_class_names(path) == ("tench, Tinca tinca", "crane", "crane")

@@ -28,7 +28,7 @@ def answers(accuracy: float, images: int = 500, seed: int = 0) -> tuple[np.ndarr
         (lambda truth: ILSVRC[truth], "to follow the devkit's order, counted from 0"),
     ],
 )
-def test_wrong_labels_are_recognised(accuracy: float, mistake, fault: str) -> None:
+def test_label_order_wrong_labels_are_found(accuracy: float, mistake, fault: str) -> None:
     predictions, truth = answers(accuracy)
     found = find_label_order(predictions, mistake(truth), 1000)
     assert found is not None
@@ -37,14 +37,14 @@ def test_wrong_labels_are_recognised(accuracy: float, mistake, fault: str) -> No
     assert abs(found.accuracy_fixed - accuracy) < 0.1
 
 
-def test_outputs_in_the_devkits_order_are_recognised() -> None:
+def test_label_order_outputs_in_devkit_order_are_found() -> None:
     predictions, truth = answers(0.7)
     found = find_label_order(ILSVRC[predictions], truth, 1000)
     assert found is not None
     assert "the model's outputs to follow the devkit's order" in found.fault
 
 
-def test_a_background_class_is_recognised() -> None:
+def test_label_order_background_class_is_found() -> None:
     predictions, truth = answers(0.7)
     found = find_label_order(predictions + 1, truth, 1001)
     assert found is not None
@@ -56,13 +56,13 @@ def test_a_background_class_is_recognised() -> None:
 
 @pytest.mark.parametrize("accuracy", [0.0, 0.02, 0.3, 0.6, 0.99])
 @pytest.mark.parametrize("images", [1, 20, 500])
-def test_right_labels_are_left_alone_however_poor_the_model(accuracy: float, images: int) -> None:
+def test_label_order_right_labels_of_poor_model_give_none(accuracy: float, images: int) -> None:
     for seed in range(20):
         predictions, truth = answers(accuracy, images, seed)
         assert find_label_order(predictions, truth, 1000) is None
 
 
-def test_few_classes_know_only_shifts() -> None:
+def test_label_order_few_classes_know_only_shifts() -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 10, 200)
     found = find_label_order(truth, truth + 1, 10)
@@ -72,7 +72,7 @@ def test_few_classes_know_only_shifts() -> None:
 
 
 @given(data=st.data(), images=st.integers(1, 30))
-def test_any_numbers_are_answered(data: st.DataObject, images: int) -> None:
+def test_label_order_any_numbers_give_none_or_a_gain(data: st.DataObject, images: int) -> None:
     values = st.lists(st.integers(-5, 2000), min_size=images, max_size=images)
     predictions, labels = (np.array(data.draw(values), np.int64) for _ in range(2))
     found = find_label_order(predictions, labels, 1000)

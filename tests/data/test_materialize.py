@@ -33,12 +33,12 @@ def test_materialize_names_are_flat_and_keep_the_order(chosen: CalibrationSet, t
     assert same_file is link
 
 
-def test_names_that_repeat_in_several_folders_stay_apart(chosen: CalibrationSet, tmp_path: Path) -> None:
+def test_materialize_repeated_names_stay_apart(chosen: CalibrationSet, tmp_path: Path) -> None:
     assert len({Path(image.name).name for image in chosen.images}) < len(chosen)
     assert len(set(materialized_names(chosen))) == len(chosen)
 
 
-def test_an_interrupted_run_goes_on(chosen: CalibrationSet, tmp_path: Path) -> None:
+def test_materialize_interrupted_resumes(chosen: CalibrationSet, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
 
     def interrupt(name: str, done: int, total: int) -> None:
@@ -54,7 +54,7 @@ def test_an_interrupted_run_goes_on(chosen: CalibrationSet, tmp_path: Path) -> N
     assert all((flat / name).stat().st_mtime_ns == time for name, time in before.items())
 
 
-def test_a_damaged_copy_is_replaced(chosen: CalibrationSet, tmp_path: Path) -> None:
+def test_materialize_damaged_copy_is_replaced(chosen: CalibrationSet, tmp_path: Path) -> None:
     materialize(chosen, tmp_path / "flat", link=False)
     victim = tmp_path / "flat" / materialized_names(chosen)[2]
     victim.write_bytes(victim.read_bytes()[:10])
@@ -62,7 +62,9 @@ def test_a_damaged_copy_is_replaced(chosen: CalibrationSet, tmp_path: Path) -> N
     assert digests(tmp_path / "flat")[victim.name] == chosen.images[2].sha256
 
 
-def test_links_fall_back_to_copies(chosen: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_materialize_links_fall_back_to_copies(
+    chosen: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(source: Path, target: Path) -> None:
         raise OSError(18, "Invalid cross-device link")
 
@@ -71,7 +73,7 @@ def test_links_fall_back_to_copies(chosen: CalibrationSet, tmp_path: Path, monke
     assert list(digests(tmp_path / "flat").values()) == [image.sha256 for image in chosen.images]
 
 
-def test_a_folder_with_other_files_is_refused(chosen: CalibrationSet, tmp_path: Path) -> None:
+def test_materialize_folder_with_other_files_is_refused(chosen: CalibrationSet, tmp_path: Path) -> None:
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat/stranger.jpg").write_bytes(b"mine")
     with pytest.raises(OutputError, match=r"flat: the folder contains stranger\.jpg, which is not in this set"):
@@ -79,7 +81,7 @@ def test_a_folder_with_other_files_is_refused(chosen: CalibrationSet, tmp_path: 
     assert (tmp_path / "flat/stranger.jpg").read_bytes() == b"mine"
 
 
-def test_an_image_that_changed_or_went_is_named(chosen: CalibrationSet, tmp_path: Path) -> None:
+def test_materialize_changed_or_missing_image_is_named(chosen: CalibrationSet, tmp_path: Path) -> None:
     shutil.copyfile(Path(str(chosen.items[1].where)), Path(str(chosen.items[0].where)))
     with pytest.raises(CalibrationSetError, match=r"\d\.png: the file has changed"):
         materialize(chosen, tmp_path / "flat")
@@ -88,7 +90,7 @@ def test_an_image_that_changed_or_went_is_named(chosen: CalibrationSet, tmp_path
         materialize(chosen, tmp_path / "flat")
 
 
-def test_a_folder_that_cannot_be_made(chosen: CalibrationSet, tmp_path: Path) -> None:
+def test_materialize_folder_that_cannot_be_made_is_named(chosen: CalibrationSet, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="cannot create the folder"):
         materialize(chosen, tmp_path / "file/flat")

@@ -10,7 +10,7 @@ from quantkit.errors import ImageError
 from quantkit.files import sha256_file
 
 
-def test_shared_images_are_found_by_content_whatever_their_name(three_classes: Path, tmp_path: Path) -> None:
+def test_overlap_is_found_by_content(three_classes: Path, tmp_path: Path) -> None:
     chosen = build_calibration_set(three_classes, count=6)
     everything = find_images(three_classes)
     positions = overlap(chosen, everything.items)
@@ -23,7 +23,7 @@ def test_shared_images_are_found_by_content_whatever_their_name(three_classes: P
     assert overlap(chosen, [*others, renamed]) == [len(others)]
 
 
-def test_overlap_without_the_files_of_the_set(three_classes: Path, tmp_path: Path) -> None:
+def test_overlap_without_files_of_set_uses_digests(three_classes: Path, tmp_path: Path) -> None:
     chosen = build_calibration_set(three_classes, count=6)
     copies = tmp_path / "copies"
     shutil.copytree(three_classes, copies)
@@ -31,14 +31,14 @@ def test_overlap_without_the_files_of_the_set(three_classes: Path, tmp_path: Pat
     assert len(overlap(chosen, find_images(copies).items)) == 6
 
 
-def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+def test_digest_of_changed_file_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     for content in (b"first", b"second, longer"):
         path.write_bytes(content)
         assert digest_of(path) == sha256_file(path)
 
 
-def test_a_missing_image_is_named(three_classes: Path) -> None:
+def test_overlap_missing_image_is_named(three_classes: Path) -> None:
     chosen = build_calibration_set(three_classes, count=6)
     with pytest.raises(ImageError, match=r"none\.png: cannot read the image"):
         overlap(chosen, [three_classes / "none.png"])

@@ -6,7 +6,7 @@ import pytest
 from quantkit.data.parallel import available_cpus, map_in_order
 
 
-def test_results_come_in_order_whatever_finishes_first() -> None:
+def test_map_in_order_results_come_in_order() -> None:
     def slow_first(job: int) -> int:
         time.sleep(0.02 if job == 0 else 0)
         return job * job
@@ -14,7 +14,7 @@ def test_results_come_in_order_whatever_finishes_first() -> None:
     assert list(map_in_order(slow_first, range(20), workers=4)) == [n * n for n in range(20)]
 
 
-def test_jobs_are_taken_no_further_ahead_than_asked() -> None:
+def test_map_in_order_takes_jobs_no_further_ahead_than_asked() -> None:
     taken: list[int] = []
 
     def jobs():
@@ -28,7 +28,7 @@ def test_jobs_are_taken_no_further_ahead_than_asked() -> None:
     results.close()  # type: ignore[attr-defined]
 
 
-def test_an_error_comes_in_its_turn_and_ends_the_threads() -> None:
+def test_map_in_order_error_comes_in_turn_and_ends_threads() -> None:
     def fail_at_three(job: int) -> int:
         if job == 3:
             raise ValueError("three")
@@ -42,12 +42,12 @@ def test_an_error_comes_in_its_turn_and_ends_the_threads() -> None:
     assert not set(threading.enumerate()) - before
 
 
-def test_there_is_always_a_processor() -> None:
+def test_available_cpus_is_at_least_one() -> None:
     assert available_cpus() >= 1
     assert list(map_in_order(str, [], workers=None)) == []
 
 
-def test_results_that_are_collected_as_garbage_end_no_lock_that_their_threads_need() -> None:
+def test_map_in_order_collected_as_garbage_does_not_deadlock() -> None:
     """The collector may run where a thread is started, under the lock that joining a thread takes."""
     lock = getattr(threading, "_shutdown_locks_lock", None)
     if lock is None:

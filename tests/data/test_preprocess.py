@@ -74,7 +74,7 @@ SIZES = st.integers(1, 300)
     crop=st.tuples(st.integers(1, 130), st.integers(1, 130)),
     interpolation=st.sampled_from(sorted(FILTERS)),
 )
-def test_odd_sizes_against_the_plain_reference(
+def test_transform_odd_sizes_equal_plain_reference(
     height: int, width: int, resize: int, crop: tuple[int, int], interpolation: str
 ) -> None:
     pipeline = Pipeline(
@@ -93,7 +93,7 @@ def test_odd_sizes_against_the_plain_reference(
 @pytest.mark.parametrize(
     ("side", "crop", "offset"), [(257, 224, 16), (259, 224, 18), (256, 224, 16), (225, 224, 0), (227, 224, 2)]
 )
-def test_the_crop_offset_is_rounded_half_to_even(side: int, crop: int, offset: int) -> None:
+def test_transform_crop_offset_is_rounded_half_to_even(side: int, crop: int, offset: int) -> None:
     ramp = np.broadcast_to((np.arange(side) % 251).astype(np.uint8)[:, None, None], (side, side, 3))
     pixels = transform(Image.fromarray(ramp), Pipeline(ops=(Decode(), CenterCrop(size=(crop, crop)), ToTensor())))
     assert pixels[0, 0, 0] == offset % 251
@@ -103,19 +103,19 @@ def test_the_crop_offset_is_rounded_half_to_even(side: int, crop: int, offset: i
     ("height", "width", "expected"),
     [(333, 500, (256, 384)), (500, 333, (384, 256)), (2, 3, (256, 384)), (7, 7, (256, 256))],
 )
-def test_the_longer_side_is_truncated(height: int, width: int, expected: tuple[int, int]) -> None:
+def test_transform_longer_side_is_truncated(height: int, width: int, expected: tuple[int, int]) -> None:
     pipeline = Pipeline(ops=(Decode(), Resize(size=256), ToTensor()))
     assert transform(noise(height, width), pipeline).shape[:2] == expected
 
 
-def test_the_vendors_squash_gives_both_sides_at_once() -> None:
+def test_transform_resize_of_both_sides_squashes() -> None:
     pipeline = Pipeline(ops=(Decode(), Resize(size=(256, 128)), ToTensor()))
     image = noise(300, 200)
     expected = np.asarray(image.resize((128, 256), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(transform(image, pipeline), expected)
 
 
-def test_a_picture_smaller_than_the_crop_is_padded_the_odd_pixel_right_and_below() -> None:
+def test_transform_crop_of_small_picture_pads_odd_pixel_right_and_below() -> None:
     white = Image.new("RGB", (2, 3), "white")
     pixels = transform(white, Pipeline(ops=(Decode(), CenterCrop(size=(6, 5)), ToTensor())))
     rows, columns = np.nonzero(pixels[:, :, 0])
@@ -125,7 +125,7 @@ def test_a_picture_smaller_than_the_crop_is_padded_the_odd_pixel_right_and_below
 @pytest.mark.parametrize(
     ("size", "expected"), [((9, 12), (8, 12)), ((8, 7), (8, 6)), ((5, 5), (4, 4)), ((6, 8), (6, 8)), ((1, 3), (1, 2))]
 )
-def test_even_sides_shrinks_odd_sides_only(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_transform_even_sides_shrinks_odd_sides_only(size: tuple[int, int], expected: tuple[int, int]) -> None:
     pipeline = Pipeline(ops=(Decode(), EvenSides(), ToTensor()))
     image = noise(*size)
     pixels = transform(image, pipeline)
@@ -136,7 +136,7 @@ def test_even_sides_shrinks_odd_sides_only(size: tuple[int, int], expected: tupl
     assert sized.output_size == expected
 
 
-def test_pad_to_square_centres_the_picture_on_the_given_value() -> None:
+def test_transform_pad_centres_picture_on_given_value() -> None:
     pixels = transform(Image.new("RGB", (2, 5), "white"), Pipeline(ops=(Decode(), Pad(value=114), ToTensor())))
     assert pixels.shape == (5, 5, 3)
     assert set(pixels[:, 0].ravel()) == {114}
@@ -147,7 +147,7 @@ def test_pad_to_square_centres_the_picture_on_the_given_value() -> None:
 
 @given(divisor=st.sampled_from([255.0, 1.0, 127.5]), mean=st.floats(-200, 200, width=32), std=st.floats(0.01, 300))
 @settings(deadline=None)
-def test_every_value_is_normalized_in_float32_steps(divisor: float, mean: float, std: float) -> None:
+def test_normalize_every_value_in_float32_steps(divisor: float, mean: float, std: float) -> None:
     pipeline = Pipeline(ops=(Decode(mode="L"), ToTensor(divisor=divisor), Normalize(mean=(mean,), std=(std,))))
     pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     out = np.empty((1, 16, 16), np.float32)
@@ -156,7 +156,7 @@ def test_every_value_is_normalized_in_float32_steps(divisor: float, mean: float,
     np.testing.assert_array_equal(out[0], expected)
 
 
-def test_bgr_normalizes_in_the_order_of_its_channels() -> None:
+def test_normalize_bgr_in_order_of_its_channels() -> None:
     image = Image.new("RGB", (1, 1), (10, 20, 30))
     pipeline = Pipeline(ops=(Decode(mode="BGR"), ToTensor(divisor=1), Normalize(mean=(1, 2, 3), std=(1, 1, 1))))
     np.testing.assert_array_equal(run(image, pipeline).ravel(), [29, 18, 7])
@@ -181,7 +181,7 @@ def test_preprocess_names_an_image_of_another_size(tmp_path: Path) -> None:
         preprocess(path, pipeline, np.empty((3, 32, 32), np.float32))
 
 
-def test_a_very_long_picture_does_not_become_a_bomb(tmp_path: Path) -> None:
+def test_preprocess_very_long_picture_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "long.png"
     Image.new("L", (20_000, 1)).save(path)
     with pytest.raises(ImageError, match=r"long\.png: an image of 20000 x 1 would be resized to 5120000 x 256"):
@@ -201,18 +201,18 @@ def test_a_very_long_picture_does_not_become_a_bomb(tmp_path: Path) -> None:
         ((Decode(), Resize(size=(224, 256)), ToTensor()), "the model needs width 224, and the pipeline gives 256"),
     ],
 )
-def test_a_pipeline_that_does_not_fit_the_model_is_refused(ops: tuple, message: str) -> None:
+def test_check_pipeline_unfit_for_model_is_refused(ops: tuple, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_pipeline(Pipeline(ops=ops), channels=3, height=224, width=224)
 
 
-def test_a_pipeline_that_fits_or_fixes_nothing_passes() -> None:
+def test_check_pipeline_that_fits_or_fixes_nothing_passes() -> None:
     check_pipeline(PRESETS["imagenet"], 3, 224, 224)
     check_pipeline(PRESETS["imagenet"], None, None, None)
     check_pipeline(Pipeline(ops=(Decode(), ToTensor())), 3, 224, 224)
 
 
-def test_the_first_op_that_cannot_run_is_met_without_a_check_too() -> None:
+def test_normalize_wrong_number_of_channels_is_refused() -> None:
     pipeline = Pipeline(ops=(Decode(), ToTensor(), Normalize(mean=(0.5, 0.5), std=(0.5, 0.5))))
     with pytest.raises(ConfigError, match="mean and std have 2 values for 3 channels"):
         run(noise(4, 4), pipeline)
@@ -220,7 +220,7 @@ def test_the_first_op_that_cannot_run_is_met_without_a_check_too() -> None:
 
 @pytest.mark.torch
 @pytest.mark.shared
-def test_identical_to_torchvision_on_real_photos(shared_assets: Path) -> None:
+def test_preprocess_real_photos_equal_torchvision(shared_assets: Path) -> None:
     transforms = pytest.importorskip("torchvision.transforms", reason="needs quantkit[torch]")
     reference = transforms.Compose(
         [
@@ -239,7 +239,7 @@ def test_identical_to_torchvision_on_real_photos(shared_assets: Path) -> None:
 
 
 @pytest.mark.torch
-def test_identical_to_torchvision_on_odd_sizes_and_filters() -> None:
+def test_preprocess_odd_sizes_and_filters_equal_torchvision() -> None:
     transforms = pytest.importorskip("torchvision.transforms", reason="needs quantkit[torch]")
     rng = np.random.default_rng(0)
     for turn in range(120):
@@ -260,7 +260,7 @@ def test_identical_to_torchvision_on_odd_sizes_and_filters() -> None:
 
 
 @pytest.mark.shared
-def test_identical_to_the_plain_reference_on_real_photos(shared_assets: Path) -> None:
+def test_preprocess_real_photos_equal_plain_reference(shared_assets: Path) -> None:
     for photo in sorted((shared_assets / "imagenet_samples").iterdir())[::40]:
         with Image.open(photo) as image:
             expected = as_torchvision_documents(image.convert("RGB"), 256, (224, 224))

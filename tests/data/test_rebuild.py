@@ -39,7 +39,7 @@ def sort_into_folders(flat: Path, to: Path) -> Path:
     return to
 
 
-def test_the_choice_from_labels_alone_is_the_choice_from_the_images(
+def test_rebuild_choice_from_labels_equals_choice_from_images(
     planned: CalibrationSet, labels: Path, flat: Path
 ) -> None:
     built = build_calibration_set(flat, labels, count=9, seed=4)
@@ -47,7 +47,7 @@ def test_the_choice_from_labels_alone_is_the_choice_from_the_images(
     assert rebuild_calibration_set(planned, flat).digest == built.digest
 
 
-def test_any_layout_of_the_copy_gives_the_same_set(planned: CalibrationSet, flat: Path, tmp_path: Path) -> None:
+def test_rebuild_any_layout_gives_same_set(planned: CalibrationSet, flat: Path, tmp_path: Path) -> None:
     tree = sort_into_folders(flat, tmp_path / "tree")
     from_flat, from_tree = (rebuild_calibration_set(planned, folder) for folder in (flat, tree))
     assert from_tree.digest == from_flat.digest
@@ -55,7 +55,7 @@ def test_any_layout_of_the_copy_gives_the_same_set(planned: CalibrationSet, flat
     assert rebuild_calibration_set(from_flat, tree) == from_tree
 
 
-def test_a_plan_is_saved_and_loaded_without_a_folder(planned: CalibrationSet, tmp_path: Path) -> None:
+def test_rebuild_plan_round_trips_without_folder(planned: CalibrationSet, tmp_path: Path) -> None:
     path = tmp_path / "plan.csv"
     planned.save(path)
     assert "# images:" not in path.read_text()
@@ -64,14 +64,14 @@ def test_a_plan_is_saved_and_loaded_without_a_folder(planned: CalibrationSet, tm
     assert not CalibrationSet.load(path).is_rebuilt
 
 
-def test_names_without_suffix_and_with_folders_are_found(flat: Path, tmp_path: Path) -> None:
+def test_rebuild_names_without_suffix_and_with_folders_are_found(flat: Path, tmp_path: Path) -> None:
     tree = sort_into_folders(flat, tmp_path / "tree")
     lines = [LabelLine("val_00", 0, 1), LabelLine("dog/val_01.png", 1, 2), LabelLine("x/y/val_02.png", 2, 3)]
     found = rebuild_calibration_set(plan_calibration_set(lines, {}, count=3), tree)
     assert {image.name for image in found.images} == {"val/cat/val_00.png", "val/dog/val_01.png", "val/emu/val_02.png"}
 
 
-def test_digests_decide_between_files_of_one_name(three_classes: Path, tmp_path: Path) -> None:
+def test_rebuild_digests_decide_between_files_of_one_name(three_classes: Path, tmp_path: Path) -> None:
     built = build_calibration_set(three_classes, count=12)
     renamed = tmp_path / "renamed"
     shutil.copytree(three_classes / "cat", renamed / "a")
@@ -80,7 +80,7 @@ def test_digests_decide_between_files_of_one_name(three_classes: Path, tmp_path:
     assert rebuild_calibration_set(built, renamed).digest == built.digest
 
 
-def test_what_is_missing_other_or_broken_is_named(planned: CalibrationSet, flat: Path) -> None:
+def test_rebuild_missing_other_and_broken_images_are_named(planned: CalibrationSet, flat: Path) -> None:
     built = rebuild_calibration_set(planned, flat)
     gone, other, broken = (image.name for image in built.images[:3])
     (flat / gone).unlink()
@@ -94,7 +94,7 @@ def test_what_is_missing_other_or_broken_is_named(planned: CalibrationSet, flat:
         rebuild_calibration_set(planned, flat)
 
 
-def test_an_ambiguous_name_without_digest_is_refused(planned: CalibrationSet, flat: Path) -> None:
+def test_rebuild_ambiguous_name_without_digest_is_refused(planned: CalibrationSet, flat: Path) -> None:
     name = planned.images[0].name
     for folder in "a", "b":
         (flat / folder).mkdir()
@@ -104,13 +104,13 @@ def test_an_ambiguous_name_without_digest_is_refused(planned: CalibrationSet, fl
         rebuild_calibration_set(planned, flat)
 
 
-def test_progress_reaches_the_end(planned: CalibrationSet, flat: Path) -> None:
+def test_rebuild_progress_reaches_end(planned: CalibrationSet, flat: Path) -> None:
     log = ProgressLog()
     rebuild_calibration_set(planned, flat, progress=log)
     assert log.counts[-1] == (9, 9)
 
 
-def test_bad_plans(labels: Path) -> None:
+def test_rebuild_bad_plans_are_refused(labels: Path) -> None:
     lines = read_label_file(labels)
     with pytest.raises(CalibrationSetError, match="30 labelled images, but 31 are requested; request 30 or fewer"):
         plan_calibration_set(lines, {}, count=31)

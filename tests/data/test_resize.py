@@ -24,7 +24,7 @@ def bilinear_in_float(pixels: np.ndarray, height: int, width: int) -> np.ndarray
 
 @settings(max_examples=80, deadline=None)
 @given(height=SIZES, width=SIZES, to_height=SIZES, to_width=SIZES, channels=st.sampled_from([None, 1, 3]))
-def test_bilinear_is_within_one_level_of_real_arithmetic(
+def test_resize_bilinear_is_within_one_level_of_real_arithmetic(
     height: int, width: int, to_height: int, to_width: int, channels: int | None
 ) -> None:
     pixels = picture(height, width, channels)
@@ -35,31 +35,31 @@ def test_bilinear_is_within_one_level_of_real_arithmetic(
 
 @given(height=SIZES, width=SIZES, value=st.integers(0, 255))
 @settings(deadline=None)
-def test_a_flat_picture_stays_flat(height: int, width: int, value: int) -> None:
+def test_resize_flat_picture_stays_flat(height: int, width: int, value: int) -> None:
     result = resize_bilinear(np.full((9, 7, 3), value, np.uint8), height, width)
     assert abs(result.astype(int) - value).max() <= 1
     np.testing.assert_array_equal(resize_nearest(np.full((9, 7), value, np.uint8), height, width), value)
 
 
-def test_the_same_size_changes_nothing() -> None:
+def test_resize_to_same_size_changes_nothing() -> None:
     pixels = picture(13, 21, 3)
     np.testing.assert_array_equal(resize_bilinear(pixels, 13, 21), pixels)
     np.testing.assert_array_equal(resize_nearest(pixels, 13, 21), pixels)
 
 
-def test_bilinear_does_not_average_what_it_shrinks() -> None:
+def test_resize_bilinear_does_not_average_what_it_shrinks() -> None:
     """A fourfold shrink reads two pixels of four, so a line between them vanishes: no antialias."""
     pixels = np.zeros((1, 8), np.uint8)
     pixels[0, [0, 3, 4, 7]] = 255
     np.testing.assert_array_equal(resize_bilinear(pixels, 1, 2), [[0, 0]])
 
 
-def test_nearest_takes_the_pixel_at_the_floor() -> None:
+def test_resize_nearest_takes_pixel_at_floor() -> None:
     np.testing.assert_array_equal(resize_nearest(np.array([[0, 1, 2, 3, 4]], np.uint8), 1, 3), [[0, 1, 3]])
     np.testing.assert_array_equal(resize_nearest(np.array([[0, 1, 2]], np.uint8), 1, 5), [[0, 0, 1, 1, 2]])
 
 
-def test_both_equal_opencv() -> None:
+def test_resize_equals_opencv() -> None:
     cv2 = pytest.importorskip("cv2", reason="needs opencv-python-headless, which quantkit does not depend on")
     rng = np.random.default_rng(1)
     for _ in range(300):

@@ -12,18 +12,18 @@ from quantkit.demo.digits import unpack_digits
 FOLDER = Path(__file__).parents[2] / "calib_sets"
 
 
-def test_the_folder_holds_manifests_only() -> None:
+def test_shipped_sets_folder_holds_manifests_only() -> None:
     assert {path.suffix for path in FOLDER.iterdir()} == {".csv", ".md"}
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.csv")), ids=lambda path: path.stem)
-def test_every_set_loads_and_is_balanced(path: Path) -> None:
+def test_shipped_sets_load_and_are_balanced(path: Path) -> None:
     chosen = CalibrationSet.load(path)
     assert len(set(chosen.per_class.values())) == 1
     assert f"`{path.name}` | {len(chosen):,} |" in (FOLDER / "README.md").read_text()
 
 
-def test_the_imagenet_set_has_one_validation_image_of_each_class() -> None:
+def test_shipped_imagenet_set_has_one_validation_image_per_class() -> None:
     chosen = CalibrationSet.load(FOLDER / "imagenet_val_1000.csv")
     names = list(imagenet_classes().values())
     assert sorted(chosen.per_class) == list(range(1000))
@@ -33,7 +33,7 @@ def test_the_imagenet_set_has_one_validation_image_of_each_class() -> None:
     assert all(1 <= number <= 50_000 for number in numbers)
 
 
-def test_the_imagenet_set_is_drawn_as_the_recipe_says() -> None:
+def test_shipped_imagenet_set_is_drawn_by_its_recipe() -> None:
     """With the chosen images alone as candidates, the draw puts them into the very same order."""
     chosen = CalibrationSet.load(FOLDER / "imagenet_val_1000.csv")
     lines = [LabelLine(image.name, image.label, number) for number, image in enumerate(chosen.images)]
@@ -41,7 +41,7 @@ def test_the_imagenet_set_is_drawn_as_the_recipe_says() -> None:
     assert [image.name for image in again.images] == [image.name for image in chosen.images]
 
 
-def test_the_digits_set_is_rebuilt_from_the_digits_that_ship(tmp_path: Path) -> None:
+def test_shipped_digits_set_is_rebuilt_from_shipped_digits(tmp_path: Path) -> None:
     planned = CalibrationSet.load(FOLDER / "digits_100.csv")
     chosen = rebuild_calibration_set(planned, unpack_digits(tmp_path / "digits"))
     assert Counter(Path(str(item.where)).parent.name for item in chosen.items) == Counter(

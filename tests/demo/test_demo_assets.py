@@ -32,7 +32,7 @@ def facts() -> dict[str, Any]:
     return json.loads((FOLDER / "mini_iresnet.json").read_text())
 
 
-def test_parts_are_disjoint_whole_and_balanced(digits: Digits) -> None:
+def test_demo_parts_are_disjoint_complete_and_balanced(digits: Digits) -> None:
     parts = (digits.train, digits.calibration, digits.test)
     assert [len(part) for part in parts] == [900, 200, 697]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(1797))
@@ -40,7 +40,7 @@ def test_parts_are_disjoint_whole_and_balanced(digits: Digits) -> None:
     assert set(Counter(digits.labels[digits.calibration].tolist()).values()) == {20}
 
 
-def test_images_are_those_of_scikit_learn(digits: Digits) -> None:
+def test_demo_images_are_those_of_scikit_learn(digits: Digits) -> None:
     datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn, where the digits come from")
     source = datasets.load_digits()
     np.testing.assert_array_equal(digits.labels, source.target)
@@ -48,11 +48,11 @@ def test_images_are_those_of_scikit_learn(digits: Digits) -> None:
     np.testing.assert_array_equal((16 * digits.images.astype(int) + 127) // 255, source.images)
 
 
-def test_images_have_the_seventeen_grey_values(digits: Digits) -> None:
+def test_demo_images_have_seventeen_grey_values(digits: Digits) -> None:
     assert np.unique(digits.images).tolist() == [(255 * value + 8) // 16 for value in range(17)]
 
 
-def test_model_is_what_its_json_says(digits: Digits, facts: dict[str, Any]) -> None:
+def test_demo_model_is_what_its_json_says(digits: Digits, facts: dict[str, Any]) -> None:
     assert facts["onnx_sha256"] == sha256_file(MODEL)
     assert facts["digits_sha256"] == sha256_file(FOLDER / "digits.npz")
     assert MODEL.stat().st_size <= 300_000
@@ -66,14 +66,14 @@ def test_model_is_what_its_json_says(digits: Digits, facts: dict[str, Any]) -> N
     assert 98.0 <= found["test"] < 100.0
 
 
-def test_model_has_batch_norms_that_no_convolution_precedes() -> None:
+def test_demo_model_has_batch_norms_without_preceding_convolution() -> None:
     graph = onnx.load(MODEL).graph
     kind_by_output = {output: node.op_type for node in graph.node for output in node.output}
     before = Counter(kind_by_output[node.input[0]] for node in graph.node if node.op_type == "BatchNormalization")
     assert before == {"Conv": 21, "Add": 6}
 
 
-def test_unpacked_files_give_the_network_what_it_was_trained_on(digits: Digits, tmp_path: Path) -> None:
+def test_demo_unpacked_files_give_the_training_input(digits: Digits, tmp_path: Path) -> None:
     folder = unpack_digits(tmp_path / "deep" / "digits")
     assert sorted(path.name for path in tmp_path.glob("deep/*")) == ["digits"]
     paths = sorted(folder.rglob("*.png"))
@@ -88,14 +88,14 @@ def test_unpacked_files_give_the_network_what_it_was_trained_on(digits: Digits, 
         np.testing.assert_array_equal(preprocess(path, PRESETS["digits"])[0], expected)
 
 
-def test_unpacking_again_does_nothing(tmp_path: Path) -> None:
+def test_demo_unpacking_again_does_nothing(tmp_path: Path) -> None:
     folder = unpack_digits(tmp_path / "digits")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}
     assert unpack_digits(folder) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")} == before
 
 
-def test_a_folder_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
+def test_demo_unpacking_into_other_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "digits"
     folder.mkdir()
     (folder / "mine.txt").write_text("mine")
@@ -104,7 +104,7 @@ def test_a_folder_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["digits", "mine.txt"]
 
 
-def test_nothing_is_left_of_an_unpacking_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_failed_unpacking_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Image.Image, path: Path) -> None:
         raise OSError(28, "No space left on device")
 

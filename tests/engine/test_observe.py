@@ -39,7 +39,7 @@ def same(one: Observed, other: Observed) -> bool:
     return names == list(other.tensors) and all(one.tensors[name].identical(other.tensors[name]) for name in names)
 
 
-def test_threads_order_and_resumption_do_not_show_in_the_result(tmp_path: Path, paths: list[FileItem]) -> None:
+def test_observe_any_threads_order_and_resumption_give_same_bits(tmp_path: Path, paths: list[FileItem]) -> None:
     session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx")), NAMES)
     whole = last(session, paths, threads=1)
     threaded, backwards = last(session, paths, threads=3), last(session, paths[::-1], threads=2)
@@ -52,7 +52,7 @@ def test_threads_order_and_resumption_do_not_show_in_the_result(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_the_extremes_of_each_image_are_kept(tmp_path: Path, paths: list[FileItem], batch: int) -> None:
+def test_observe_keeps_extremes_of_each_image(tmp_path: Path, paths: list[FileItem], batch: int) -> None:
     session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx", batch=str(batch))), NAMES)
     extremes = last(session, paths[:7], threads=2, batching=Batching(batch)).extremes
     assert extremes.shape == (7, 3, 2)
@@ -61,7 +61,7 @@ def test_the_extremes_of_each_image_are_kept(tmp_path: Path, paths: list[FileIte
         np.testing.assert_array_equal(row, [[seen[name].min(), seen[name].max()] for name in NAMES])
 
 
-def test_a_fixed_batch_is_filled_up_and_the_filling_not_counted(tmp_path: Path, paths: list[FileItem]) -> None:
+def test_observe_fixed_batch_filling_is_not_counted(tmp_path: Path, paths: list[FileItem]) -> None:
     session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx", batch="3")), NAMES)
     statistics = last(session, paths[:7], threads=2, batching=Batching(3)).tensors
     assert statistics["input"].count == 7 * 3 * 8 * 8
@@ -71,13 +71,13 @@ def test_a_fixed_batch_is_filled_up_and_the_filling_not_counted(tmp_path: Path, 
     assert statistics["input"].identical(expected.statistics())
 
 
-def test_chunks_end_at_convergence_points_and_at_the_end(tmp_path: Path, paths: list[FileItem]) -> None:
+def test_observe_chunks_end_at_convergence_points_and_end(tmp_path: Path, paths: list[FileItem]) -> None:
     session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx")), NAMES)
     chunks = list(observe(session, paths, LOAD, threads=2))
     assert [chunk.images for chunk in chunks if chunk.at_convergence_point] == [16, 24, 36, 40]
 
 
-def test_chunks_between_convergence_points_are_of_whole_batches(
+def test_observe_chunks_are_of_whole_batches(
     tmp_path: Path, paths: list[FileItem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device compiles or chooses its kernels for a shape: a batch of another size costs more than it brings."""
@@ -89,27 +89,27 @@ def test_chunks_between_convergence_points_are_of_whole_batches(
     assert ends == [4, 8, 12, 16, 20, 24]
 
 
-def test_progress_counts_every_image_once(tmp_path: Path, paths: list[FileItem]) -> None:
+def test_observe_progress_counts_every_image_once(tmp_path: Path, paths: list[FileItem]) -> None:
     session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx")), NAMES)
     seen: list[int] = []
     last(session, paths, threads=3, progress=seen.append)
     assert sorted(seen) == list(range(1, 41))
 
 
-def test_nan_is_refused_with_tensor_and_image(tmp_path: Path, paths: list[FileItem]) -> None:
+def test_observe_nan_is_refused_with_tensor_and_image(tmp_path: Path, paths: list[FileItem]) -> None:
     session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx", gain=1e25)), NAMES)
     with pytest.raises(NumericError, match=r"\.png: \d+ of \d+ values of the tensor \w+ are NaN or infinite"):
         last(session, paths, threads=2)
 
 
-def test_an_image_that_cannot_be_decoded_ends_the_pass_by_name(tmp_path: Path, paths: list[FileItem]) -> None:
+def test_observe_undecodable_image_is_named(tmp_path: Path, paths: list[FileItem]) -> None:
     session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx")), NAMES)
     paths[20].path.write_bytes(paths[20].read()[:60])
     with pytest.raises(ImageError, match=paths[20].path.name):
         last(session, paths, threads=2)
 
 
-def test_a_batch_repeats_its_last_image(paths: list[FileItem]) -> None:
+def test_load_batch_is_filled_with_last_image(paths: list[FileItem]) -> None:
     x = load_batch(paths[:2], LOAD, 4)
     assert x.shape == (4, 3, 8, 8)
     np.testing.assert_array_equal(x[2], x[1])
@@ -117,7 +117,7 @@ def test_a_batch_repeats_its_last_image(paths: list[FileItem]) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_tokens_in_front_of_the_batch_are_all_counted(tmp_path: Path, paths: list[FileItem], batch: int) -> None:
+def test_observe_tokens_in_front_of_batch_are_all_counted(tmp_path: Path, paths: list[FileItem], batch: int) -> None:
     text = f"""
     <ir_version: 8, opset_import: ["": 17]>
     rows (float[{batch}, 3, 8, 8] input) => (float[24, {batch}, 8] tokens) {{

@@ -44,7 +44,7 @@ def nodes(pieces: list[Piece]) -> list[list[str]]:
     ("limit", "expected"),
     [(7, [["a", "b"], ["c", "d"], ["e"]]), (16, [["a", "b", "c", "d"], ["e"]]), (24, [["a", "b", "c", "d", "e"]])],
 )
-def test_a_piece_computes_as_many_elements_as_the_limit_allows(limit: int, expected: list[list[str]]) -> None:
+def test_cut_piece_computes_as_many_elements_as_limit_allows(limit: int, expected: list[list[str]]) -> None:
     model = parsed(CHAIN)
     pieces = cut(model, {"a": 8, "c": 8, "e": 8}, limit)
     assert nodes(pieces) == expected
@@ -57,7 +57,7 @@ def test_a_piece_computes_as_many_elements_as_the_limit_allows(limit: int, expec
     np.testing.assert_array_equal(values["e"], np.arange(8) - c)
 
 
-def test_a_piece_says_what_it_reads_gives_and_leaves_to_later_ones() -> None:
+def test_cut_piece_names_inputs_outputs_and_later_tensors() -> None:
     first, second, third = cut(parsed(CHAIN), {"a": 8, "c": 8, "e": 8}, 8)
     assert (first.inputs, first.outputs, first.later) == (("x",), ("a", "b"), frozenset("ab"))
     assert (second.inputs, second.outputs, second.later) == (("b", "a"), ("c", "d"), frozenset("d"))
@@ -69,7 +69,7 @@ def test_a_piece_says_what_it_reads_gives_and_leaves_to_later_ones() -> None:
     ]
 
 
-def test_nothing_is_cut_where_something_else_than_float32_crosses() -> None:
+def test_cut_avoids_places_where_other_than_float32_crosses() -> None:
     text = (
         HEADER
         + """shapes (float[N, 8] x) => (float[N, 8] a, float[N, 8] b, float[M, K] c, float[M, K] d) {
@@ -84,7 +84,7 @@ def test_nothing_is_cut_where_something_else_than_float32_crosses() -> None:
     assert nodes(pieces) == [["a", "s", "b", "c"], ["d"]]
 
 
-def test_what_blocked_operators_compute_is_known_to_be_float32() -> None:
+def test_cut_blocked_operators_are_known_as_float32() -> None:
     text = """<ir_version: 8, opset_import: ["": 17, "com.microsoft.nchwc": 1]>
     blocked (float[1, 16, 4, 4] x) => (float[1, 16, 4, 4] a, float[1, 16, 4, 4] b) {
         r = com.microsoft.nchwc.ReorderInput(x)
@@ -96,7 +96,7 @@ def test_what_blocked_operators_compute_is_known_to_be_float32() -> None:
     assert nodes(cut(parsed(text, weight=False), {"a": 256, "b": 256}, 256)) == [["r", "a", "p", "q"], ["b"]]
 
 
-def test_a_model_with_graphs_in_its_nodes_is_left_whole() -> None:
+def test_cut_model_with_subgraphs_is_left_whole() -> None:
     model = parsed(
         HEADER
         + """branch (float[N, 8] x) => (float[N, 8] a, float[N, 8] b) {

@@ -30,14 +30,14 @@ def images():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_scores_are_those_of_the_whole_variant(images, threads: int) -> None:
+def test_prefix_sharing_scores_equal_those_of_whole_variant(images, threads: int) -> None:
     variants = PrefixSharedRuns(model(), images, threads=threads)
     for changed in ({"b1": 2.0}, {"w2": 0.5}, {"w2": 2.0, "w3": 0.5}, {"w3": 3.0}):
         expected = scores_of(model(**changed), images, threads=1)
         np.testing.assert_allclose(variants.scores(model(**changed)), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_variant_that_differs_before_the_cut_is_run_from_the_images(images) -> None:
+def test_prefix_sharing_variant_differing_before_cut_runs_from_images(images) -> None:
     variants = PrefixSharedRuns(model(), images, threads=1)
     for changed in ({"w3": 3.0}, {"w1": 0.5}, {"w3": 2.0}):
         expected = scores_of(model(**changed), images, threads=1)
@@ -62,7 +62,7 @@ branching (float[N, 3, 8, 8] input) => (float[N, 3] scores) {
 """
 
 
-def test_what_a_condition_reads_from_outside_is_taken_along(images) -> None:
+def test_prefix_sharing_condition_takes_outside_tensors_along(images) -> None:
     plain, other = (
         prepare(ir.from_proto(onnx.parser.parse_model(CONDITION.replace("EXTRA", op_type)))).model
         for op_type in ("Sigmoid", "Tanh")
@@ -71,12 +71,12 @@ def test_what_a_condition_reads_from_outside_is_taken_along(images) -> None:
     np.testing.assert_allclose(variants.scores(other), scores_of(other, images, threads=1), rtol=1e-5, atol=1e-6)
 
 
-def test_the_model_itself_is_a_variant_of_which_nothing_is_left_to_run(images) -> None:
+def test_prefix_sharing_model_itself_has_nothing_left_to_run(images) -> None:
     variants = PrefixSharedRuns(model(), images, threads=1)
     np.testing.assert_allclose(variants.scores(model()), scores_of(model(), images, threads=1), rtol=1e-5, atol=1e-6)
 
 
-def test_nothing_before_the_difference_is_computed_twice(images, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefix_sharing_common_prefix_is_computed_once(images, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[list[str]] = []
     open_piece = SegmentedRun._open
 
@@ -93,14 +93,14 @@ def test_nothing_before_the_difference_is_computed_twice(images, monkeypatch: py
     assert opened == [["input", "ar"], ["ar", "f"], ["f", "logits"], ["ar", "f"]]
 
 
-def test_a_fixed_batch_gives_its_first_answer(images) -> None:
+def test_prefix_sharing_fixed_batch_gives_its_first_answer(images) -> None:
     filled = [np.repeat(image, 2, axis=0) for image in images]
     variants = PrefixSharedRuns(model(), filled, threads=1)
     expected = scores_of(model(w2=2.0), images, threads=1)
     np.testing.assert_allclose(variants.scores(model(w2=2.0)), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_walk_stays_where_variants_to_come_need_it(images, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefix_sharing_cut_stays_where_later_variants_need_it(images, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[str] = []
     branch = SegmentedRun.branch
 

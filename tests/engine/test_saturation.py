@@ -16,6 +16,6 @@ def flags():
     return set(line.split())
 
 
-def test_it_agrees_with_the_processor_flags():
+def test_products_saturate_agrees_with_processor_flags():
     vnni = bool(flags() & {"avx512_vnni", "avx_vnni"})
     assert products_saturate() is not vnni

@@ -16,7 +16,7 @@ def images():
     return small_images(3)
 
 
-def test_every_tensor_of_every_piece_is_that_of_the_whole_model(images) -> None:
+def test_segmented_run_tensors_equal_those_of_whole_model(images) -> None:
     model = small_model()
     tensors = all_tensors(model)
     whole = [values_of(model, tensors, image) for image in images]
@@ -29,7 +29,7 @@ def test_every_tensor_of_every_piece_is_that_of_the_whole_model(images) -> None:
 
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=lambda target: target.name)
-def test_an_int8_model_gives_the_same_integers_in_pieces(images, target) -> None:
+def test_segmented_run_int8_model_gives_same_integers(images, target) -> None:
     model = small_model()
     made, ranges = planned(model, images, target)
     int8 = write_qdq(model, made, ranges)
@@ -43,7 +43,7 @@ def test_an_int8_model_gives_the_same_integers_in_pieces(images, target) -> None
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_what_crosses_a_cut_of_an_int8_model_are_integers(images) -> None:
+def test_segmented_run_int8_model_keeps_integers_at_cut(images) -> None:
     model = small_model()
     made, ranges = planned(model, images)
     int8 = write_qdq(model, made, ranges)
@@ -53,7 +53,7 @@ def test_what_crosses_a_cut_of_an_int8_model_are_integers(images) -> None:
     assert value.dtype == np.uint8
 
 
-def test_a_cut_keeps_nothing_that_no_one_reads(images) -> None:
+def test_segmented_run_keeps_only_tensors_that_are_read(images) -> None:
     run = SegmentedRun(small_model(), images, threads=1)
     run.advance(["ar"])
     assert run.kept == ("ar",)  # read by the depthwise conv and the sum
@@ -63,7 +63,7 @@ def test_a_cut_keeps_nothing_that_no_one_reads(images) -> None:
     assert run.kept == ("sr",)
 
 
-def test_a_weight_changed_ahead_of_the_cut_shows_and_one_behind_it_does_not(images) -> None:
+def test_segmented_run_weight_changed_ahead_of_cut_shows_and_behind_not(images) -> None:
     model = small_model()
     run = SegmentedRun(model, images, threads=1)
     run.advance(["ar"])

@@ -36,7 +36,7 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_tapped_tensors_hold_the_values_of_plain_inference(model: Path, ordered: bool) -> None:
+def test_tapped_session_tensors_equal_plain_inference(model: Path, ordered: bool) -> None:
     x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
     expected = plain_values(model, x)
     logits, tapped = TappedSession(ir.load(model), NAMES, ordered=ordered).run(x)
@@ -50,7 +50,7 @@ def test_tapped_tensors_hold_the_values_of_plain_inference(model: Path, ordered:
         np.testing.assert_allclose(np.sort(value.ravel()), np.sort(expected[name].ravel()), atol=1e-4)
 
 
-def test_a_model_in_partitions_computes_the_bits_of_the_whole(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tapped_session_in_partitions_gives_bits_of_whole_model(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
     prepared = prepare(read_model(model)).model
     names = [str(value.name) for node in prepared.graph for value in node.outputs]
@@ -69,7 +69,7 @@ def test_a_model_in_partitions_computes_the_bits_of_the_whole(model: Path, monke
         np.testing.assert_array_equal(streamed[name], expected_values[name])
 
 
-def test_a_real_model_in_partitions_computes_the_bits_of_the_whole(
+def test_tapped_session_real_model_in_partitions_gives_bits_of_whole(
     shared_assets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = prepare(read_model(shared_assets / "squeezenet1_1.onnx"))
@@ -84,13 +84,13 @@ def test_a_real_model_in_partitions_computes_the_bits_of_the_whole(
     assert not whole
 
 
-def test_the_model_given_is_left_as_it_was(model: Path) -> None:
+def test_tapped_session_leaves_given_model_unchanged(model: Path) -> None:
     loaded = ir.load(model)
     TappedSession(loaded, NAMES)
     assert [value.name for value in loaded.graph.outputs] == ["logits"]
 
 
-def test_several_threads_may_run_one_session(model: Path) -> None:
+def test_tapped_session_is_run_by_several_threads(model: Path) -> None:
     session = TappedSession(ir.load(model), ["ar"])
     inputs = [np.full((1, 3, 8, 8), i, np.float32) for i in range(8)]
     alone = [session.run(x)[0] for x in inputs]
@@ -106,12 +106,12 @@ def test_several_threads_may_run_one_session(model: Path) -> None:
         np.testing.assert_array_equal(together[i], alone[i])
 
 
-def test_a_tensor_that_is_not_there_is_named(model: Path) -> None:
+def test_tapped_session_unknown_tensor_is_named(model: Path) -> None:
     with pytest.raises(ModelError, match="there is no tensor 'nope'"):
         TappedSession(ir.load(model), ["nope"])
 
 
-def test_tensors_around_a_condition_with_a_layer_in_it_are_tapped() -> None:
+def test_tapped_session_taps_tensors_around_condition_with_layer() -> None:
     model = onnx.parser.parse_model(
         """
         <ir_version: 8, opset_import: ["": 17]>

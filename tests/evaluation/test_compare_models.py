@@ -48,7 +48,7 @@ def comparison(predictions):
     )
 
 
-def test_figures_are_those_counted_by_hand(comparison, scores):
+def test_compare_models_figures_equal_those_counted_by_hand(comparison, scores):
     (base, noisy, _), labels = scores
     right, now = base.argmax(1) == labels, noisy.argmax(1) == labels
     model = comparison.models[1]
@@ -62,7 +62,7 @@ def test_figures_are_those_counted_by_hand(comparison, scores):
     assert model.top5 == pytest.approx(100 * five.mean())
 
 
-def test_the_json_holds_what_other_programs_rely_on(comparison):
+def test_compare_models_json_has_contract_keys(comparison):
     value = json.loads(json.dumps(comparison.to_json(), allow_nan=False))
     assert value["images"] == IMAGES
     first, *others = value["models"]
@@ -77,13 +77,13 @@ def test_the_json_holds_what_other_programs_rely_on(comparison):
     assert others[1]["kl"] is None
 
 
-def test_the_reported_interval_is_the_score_interval_in_points(comparison):
+def test_compare_models_interval_is_score_interval_in_points(comparison):
     delta = comparison.models[2].versus.top1
     interval = score_interval(PairedOutcomes(IMAGES, delta.lost, delta.gained))
     assert (delta.ci95.lo, delta.ci95.hi) == pytest.approx((100 * interval.lo, 100 * interval.hi))
 
 
-def test_percentages_of_whole_counts_are_whole():
+def test_compare_models_whole_counts_give_whole_percentages():
     labels = np.zeros(100, np.int64)
     answers = Predictions.from_scores(np.eye(2)[[0] * 57 + [1] * 43], names(100), labels)
     other = Predictions.from_scores(np.eye(2)[[0] * 56 + [1] * 44], names(100), labels)
@@ -92,7 +92,7 @@ def test_percentages_of_whole_counts_are_whole():
     assert (result[0]["top1"], result[1]["delta_top1"], result[1]["agreement"]) == (57.0, -1.0, 99.0)
 
 
-def test_without_labels_there_is_agreement_and_no_accuracy(scores):
+def test_compare_models_without_labels_has_agreement_and_no_accuracy(scores):
     bare = [Predictions.from_scores(model, names(IMAGES)) for model in scores[0]]
     result = compare_models([EvaluatedModel(name=str(i), predictions=p) for i, p in enumerate(bare)])
     value = result.to_json()["models"][1]
@@ -103,7 +103,7 @@ def test_without_labels_there_is_agreement_and_no_accuracy(scores):
     assert value["agreement"] > 80
 
 
-def test_answers_in_another_order_are_paired_by_name(scores, predictions):
+def test_compare_models_other_order_is_paired_by_name(scores, predictions):
     models, labels = scores
     turned = Predictions.from_scores(models[1][::-1], names(IMAGES)[::-1], labels[::-1])
     straight, back = (
@@ -115,13 +115,13 @@ def test_answers_in_another_order_are_paired_by_name(scores, predictions):
     assert straight == back
 
 
-def test_a_candidate_without_labels_takes_those_of_the_reference(scores, predictions):
+def test_compare_models_unlabelled_candidate_takes_labels_of_reference(scores, predictions):
     bare = Predictions.from_scores(scores[0][1], names(IMAGES))
     models = [EvaluatedModel(name="a", predictions=predictions[0]), EvaluatedModel(name="b", predictions=bare)]
     assert compare_models(models).models[1].top1 == pytest.approx(100 * predictions[1].correct().mean())
 
 
-def test_models_that_cannot_be_paired_are_refused(scores, predictions):
+def test_compare_models_unpairable_models_are_refused(scores, predictions):
     fp32 = EvaluatedModel(name="fp32", predictions=predictions[0])
     with pytest.raises(UsageError, match="at least two models"):
         compare_models([fp32])
@@ -135,12 +135,12 @@ def test_models_that_cannot_be_paired_are_refused(scores, predictions):
         compare_models([fp32, EvaluatedModel(name="card", predictions=other)])
 
 
-def test_comparison_is_shown_without_its_tensors(comparison):
+def test_comparison_repr_leaves_out_tensors(comparison):
     assert "name='int8'" in repr(comparison)
     assert "tensors=" not in repr(comparison)
 
 
-def test_constant_and_tied_outputs_and_absent_classes_are_warned_of():
+def test_compare_models_constant_tied_and_absent_classes_are_warned_of():
     labels = np.asarray([0, 1, 2, 0])
     good = Predictions.from_scores(np.eye(4)[labels] + np.arange(4) / 10, names(4), labels)
     dead = Predictions.from_scores(np.zeros((4, 4)), names(4))
@@ -155,7 +155,7 @@ def test_constant_and_tied_outputs_and_absent_classes_are_warned_of():
     )
 
 
-def test_calibration_error_by_a_hand_worked_example():
+def test_calibration_error_equals_hand_worked_example():
     """Four images at confidence 0.9 (three right) and two at 0.6 (one right): (4 |.75-.9| + 2 |.5-.6|) / 6."""
     logits = np.log(np.asarray([[0.9, 0.1]] * 4 + [[0.6, 0.4]] * 2))
     answers = Predictions.from_scores(logits, names(6), [0, 0, 0, 1, 0, 1])
@@ -164,7 +164,7 @@ def test_calibration_error_by_a_hand_worked_example():
     assert expected_calibration_error(answers, bins=1) == pytest.approx(0.8 - 4 / 6)
 
 
-def test_flips_gather_where_the_margin_is_small(predictions):
+def test_flips_by_margin_gather_at_small_margins(predictions):
     bins = flips_by_margin(predictions[0], predictions[2])
     assert [b.images for b in bins] == [40] * 10
     assert sum(b.flips for b in bins) == (predictions[0].top1 != predictions[2].top1).sum()
@@ -173,12 +173,12 @@ def test_flips_gather_where_the_margin_is_small(predictions):
     assert all(b.rate in b.interval for b in bins)
 
 
-def test_three_images_make_three_margin_bins():
+def test_flips_by_margin_three_images_make_three_bins():
     answers = Predictions.from_scores(np.eye(3), names(3))
     assert [b.images for b in flips_by_margin(answers, answers)] == [1, 1, 1]
 
 
-def test_per_class_deltas_are_corrected_over_the_classes_that_could_stand_out():
+def test_class_deltas_are_corrected_over_classes_that_could_stand_out():
     """Class 0 loses 12 of 30; class 1 loses and gains 4; class 2 loses 3, which no split could make significant."""
     labels = np.repeat([0, 1, 2], 30)
     before = labels.copy()
@@ -197,7 +197,7 @@ def test_per_class_deltas_are_corrected_over_the_classes_that_could_stand_out():
     assert deltas[0].delta == pytest.approx(-0.4)
 
 
-def test_classes_without_images_are_left_out():
+def test_class_deltas_leave_out_classes_without_images():
     answers = Predictions.from_scores(np.eye(5)[[1, 1, 3]], names(3), [1, 1, 3])
     assert [d.label for d in class_deltas(answers, answers)] == [1, 3]
     with pytest.raises(LabelError, match="per-class results need"):

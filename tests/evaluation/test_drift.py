@@ -22,13 +22,13 @@ finite = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e150, max_
 
 
 @given(hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=finite))
-def test_sums_are_the_exact_ones_rounded_once(terms):
+def test_exact_sum_equals_fsum(terms):
     total = ExactSum(terms.shape[1])
     total.add(terms)
     assert total.value().tolist() == [math.fsum(column) for column in terms.T]
 
 
-def test_sums_survive_what_floating_point_loses():
+def test_exact_sum_keeps_what_floating_point_loses():
     total = ExactSum(1)
     for term in (1e200, 1.0, 2.0**-1074, -1e200):
         total.add(np.asarray([[term]]))
@@ -39,7 +39,7 @@ def test_sums_survive_what_floating_point_loses():
 
 
 @given(hnp.arrays(np.float64, (9, 2), elements=finite), st.permutations(range(9)), st.integers(0, 9))
-def test_sums_do_not_depend_on_order_or_batches(terms, order, cut):
+def test_exact_sum_any_order_and_batches_gives_same_bits(terms, order, cut):
     whole, parts = ExactSum(2), ExactSum(2)
     whole.add(terms)
     parts.add(terms[order[:cut]])
@@ -70,7 +70,7 @@ def same(a, b):
     assert a.to_json() == b.to_json()
 
 
-def test_measures_are_numpys_over_the_whole():
+def test_drift_measures_equal_numpy_over_whole_tensor():
     x, y = tensors()
     got = drift(x, y).result()
     x, y = x.astype(np.float64), y.astype(np.float64)
@@ -97,7 +97,7 @@ def test_measures_are_numpys_over_the_whole():
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(1, 6), max_size=5), st.randoms(use_true_random=False))
-def test_batches_and_order_do_not_change_a_bit(cuts, random):
+def test_drift_any_batches_and_order_give_same_bits(cuts, random):
     x, y = tensors()
     whole = drift(x, y).result()
     one, other = DriftAccumulator("t", qparams=UINT8), DriftAccumulator("t", qparams=UINT8)
@@ -117,7 +117,7 @@ def test_drift_channels_follow_the_given_axis(axis):
     assert got.channel_bias == pytest.approx(error)
 
 
-def test_a_dead_channel_shows_though_the_tensor_looks_well():
+def test_drift_dead_channel_shows_in_channel_sqnr():
     """Boxes up to 600 beside scores below 1, one scale for both: every score is lost and the cosine is 0.9999."""
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.uniform(0, 600, (50, 4)), rng.uniform(0, 1, (50, 1))], axis=1).astype(np.float32)
@@ -129,7 +129,7 @@ def test_a_dead_channel_shows_though_the_tensor_looks_well():
     assert got.worst_channel_sqnr_db == pytest.approx(0.0)
 
 
-def test_equal_tensors_have_no_drift():
+def test_drift_equal_tensors_is_none():
     x, _ = tensors()
     got = drift(x, x, qparams=None).result()
     assert got.sqnr_db == math.inf
@@ -148,17 +148,17 @@ def test_equal_tensors_have_no_drift():
         (1.0, -1.0, 10 * math.log10(0.25), -1.0, False),
     ],
 )
-def test_constant_tensors_have_stated_results(x, y, sqnr, cosine, collapsed):
+def test_drift_constant_tensors_have_stated_results(x, y, sqnr, cosine, collapsed):
     got = drift(np.full((2, 3), x, np.float32), np.full((2, 3), y, np.float32), qparams=None).result()
     assert (got.sqnr_db, got.cosine, got.collapsed) == (pytest.approx(sqnr), pytest.approx(cosine), collapsed)
 
 
-def test_an_output_that_no_longer_varies_has_collapsed():
+def test_drift_constant_candidate_has_collapsed():
     x = np.linspace(0, 1e-3, 6, dtype=np.float32).reshape(2, 3)
     assert drift(x, fake_quantize(x, UINT8)).result().collapsed
 
 
-def test_symmetric_integers_count_from_their_least():
+def test_drift_symmetric_integers_count_from_their_least():
     qparams = symmetric_qparams(1.0)
     x = np.asarray([[-1.0, 0.0, 1.0, 2.0]], np.float32)
     got = drift(x, fake_quantize(x, qparams), qparams=qparams).result()
@@ -167,20 +167,20 @@ def test_symmetric_integers_count_from_their_least():
     assert got.clipped == 0.25
 
 
-def test_one_value_an_image_is_one_channel():
+def test_drift_one_value_per_image_is_one_channel():
     got = drift(np.asarray([1.0, 2.0]), np.asarray([1.0, 2.5]), qparams=None).result()
     assert got.worst_channel is None
     assert got.channel_bias.tolist() == [0.25]
 
 
-def test_an_empty_batch_adds_nothing():
+def test_drift_empty_batch_adds_nothing():
     x, y = tensors()
     accumulator = drift(x, y)
     add(accumulator, x[:0], y[:0])
     same(accumulator.result(), drift(x, y).result())
 
 
-def test_bad_input_is_refused():
+def test_drift_bad_input_is_refused():
     x, y = tensors()
     with pytest.raises(ModelError, match=r"t: the models give shapes \[7, 4, 9, 7\] and \[7, 4, 9, 2\]"):
         drift(x, y[..., :2])
@@ -194,7 +194,7 @@ def test_bad_input_is_refused():
         DriftAccumulator("t", qparams=symmetric_qparams(np.ones(3), axis=0))
 
 
-def test_fractions_confirm_the_total():
+def test_drift_measures_equal_exact_fractions():
     """Exact arithmetic over single values, for what the sums of channels add up to."""
     x, y = tensors(shape=(2, 3, 4))
     noise = sum(Fraction(float(b) - float(a)) ** 2 for a, b in zip(x.ravel(), y.ravel(), strict=True))

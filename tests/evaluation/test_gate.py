@@ -41,7 +41,7 @@ def comparison(lost, *, images=1000, labels=True, kl=None):
         ("mcnemar_p < 0.05", True),
     ],
 )
-def test_a_condition_fails_the_comparison_where_it_holds(text, fails):
+def test_gate_condition_that_holds_fails_comparison(text, fails):
     gate = parse_gate(text)
     if fails:
         with pytest.raises(GateError, match="int8: "):
@@ -50,7 +50,7 @@ def test_a_condition_fails_the_comparison_where_it_holds(text, fails):
         gate.check(comparison(6))
 
 
-def test_the_message_names_model_figure_and_interval():
+def test_gate_message_names_model_figure_and_interval():
     with pytest.raises(
         GateError, match=r'--fail-if "top1_drop > 0.5": int8: top1_drop is 0.6 \[0.2[0-9]+, 1.30[0-9]*\]'
     ) as caught:
@@ -70,7 +70,7 @@ def test_the_message_names_model_figure_and_interval():
         (6, "top1_drop > 2", False, False),
     ],
 )
-def test_fail_if_proven_fails_only_where_the_whole_interval_meets(lost, condition, fails_if, fails_if_proven):
+def test_gate_fail_if_proven_fails_only_where_whole_interval_meets(lost, condition, fails_if, fails_if_proven):
     for mode, fails in ((GateMode.FAIL_IF, fails_if), (GateMode.FAIL_IF_PROVEN, fails_if_proven)):
         (verdict,) = parse_gate(condition, mode).verdicts(comparison(lost))
         assert verdict.passed is not fails
@@ -85,14 +85,14 @@ def test_fail_if_proven_fails_only_where_the_whole_interval_meets(lost, conditio
         (2, 3000, True),
     ],
 )
-def test_fail_unless_proven_passes_only_where_the_whole_interval_meets(lost, images, passes):
+def test_gate_fail_unless_proven_passes_only_where_whole_interval_meets(lost, images, passes):
     gate = parse_gate("top1_drop <= 0.5", GateMode.FAIL_UNLESS_PROVEN)
     (verdict,) = gate.verdicts(comparison(lost, images=images))
     upper = -100 * score_interval(PairedOutcomes(images, lost, 0)).lo
     assert verdict.passed is passes is (upper <= 0.5)
 
 
-def test_interval_that_holds_the_limit_passes_one_mode_and_fails_the_other():
+def test_gate_limit_within_interval_passes_one_mode_and_fails_other():
     """The interval [-0.81, 0.58] of the drop neither proves nor excludes a drop above 0.5."""
     result = comparison(6)
     (worse,) = parse_gate("top1_drop > 0.5", GateMode.FAIL_IF_PROVEN).verdicts(result)
@@ -103,18 +103,18 @@ def test_interval_that_holds_the_limit_passes_one_mode_and_fails_the_other():
 
 
 @pytest.mark.parametrize("name", ["mcnemar_p", "ece", "sqnr_db", "latency_ms"])
-def test_proven_modes_refuse_figures_without_an_interval(name):
+def test_gate_proven_modes_refuse_figures_without_interval(name):
     for mode in (GateMode.FAIL_IF_PROVEN, GateMode.FAIL_UNLESS_PROVEN):
         with pytest.raises(UsageError, match=f"{mode}: {name} has no interval; use --fail-if for it"):
             parse_gate(f"{name} > 10", mode)
 
 
-def test_size_is_exact_and_so_proven():
+def test_gate_size_is_exact_and_proven():
     assert not parse_gate("bytes > 10", GateMode.FAIL_IF_PROVEN).verdicts(comparison(6))[0].passed
     assert parse_gate("bytes <= 30", GateMode.FAIL_UNLESS_PROVEN).verdicts(comparison(6))[0].passed
 
 
-def test_top1_has_the_interval_of_wilson():
+def test_gate_top1_has_wilson_interval():
     (verdict,) = parse_gate("top1 < 99", GateMode.FAIL_IF_PROVEN).verdicts(comparison(6))
     expected = binomtest(994, 1000).proportion_ci(0.95, method="wilson")
     interval = verdict.figures["top1"].interval
@@ -122,7 +122,7 @@ def test_top1_has_the_interval_of_wilson():
 
 
 @given(st.integers(0, 60), st.floats(0, 5), st.sampled_from([">", ">=", "<", "<="]))
-def test_modes_are_ordered_by_how_much_they_fail(lost, limit, symbol):
+def test_gate_modes_are_ordered_by_strictness(lost, limit, symbol):
     """What is proven is also measured; what the release gate passes, the measured values meet."""
     result, text = comparison(lost, images=300), f"top1_drop {symbol} {limit!r}"
     measured, proven, released = (parse_gate(text, mode).verdicts(result)[0].passed for mode in GateMode)
@@ -142,17 +142,17 @@ def test_modes_are_ordered_by_how_much_they_fail(lost, limit, symbol):
         ("bytes > 100 or top1_drop > 5 and agreement < 99.5", False),
     ],
 )
-def test_or_fails_where_an_alternative_holds(text, fails):
+def test_gate_or_fails_where_an_alternative_holds(text, fails):
     (verdict,) = parse_gate(text).verdicts(comparison(6))
     assert verdict.passed is not fails
 
 
-def test_or_is_proven_where_an_alternative_is():
+def test_gate_or_is_proven_where_an_alternative_is():
     gate = parse_gate("top1_drop > 0.5 or bytes > 10", GateMode.FAIL_IF_PROVEN)
     assert gate.verdicts(comparison(6))[0].proven is True
 
 
-def test_every_condition_counts_and_is_named():
+def test_gate_several_conditions_each_count_and_are_named():
     result = comparison(6)
     gates = [parse_gate(text) for text in ("top1_drop > 0.5", "bytes > 100", "agreement < 99.5")]
     verdicts = [verdict for gate in gates for verdict in gate.verdicts(result)]
@@ -162,12 +162,12 @@ def test_every_condition_counts_and_is_named():
     assert "bytes" not in str(caught.value)
 
 
-def test_passed_gate_says_so_with_the_figures():
+def test_gate_passed_says_so_with_figures():
     (verdict,) = parse_gate("bytes > 100").verdicts(comparison(6))
     assert verdict.line == 'gate passed: --fail-if "bytes > 100": int8: bytes is 30'
 
 
-def test_figures_that_will_not_be_measured_are_refused_before_the_work():
+def test_gate_figure_not_to_be_measured_is_refused_before_work():
     with pytest.raises(UsageError, match='--fail-if "latency_ms > 3": latency_ms is not measured; give --latency'):
         parse_gates({GateMode.FAIL_IF: ["latency_ms > 3"]}, latency=False, drift=True)
     with pytest.raises(UsageError, match="sqnr_db is not measured; give --drift-images"):
@@ -184,7 +184,7 @@ def test_figures_that_will_not_be_measured_are_refused_before_the_work():
         ("agreement < 0 and latency_ms > 3", "latency_ms of int8 was not measured"),
     ],
 )
-def test_what_was_not_measured_cannot_be_asked_for(text, match):
+def test_gate_figure_not_measured_is_refused(text, match):
     with pytest.raises(UsageError, match=match):
         parse_gate(text).check(comparison(6, labels=False))
 
@@ -195,12 +195,12 @@ def test_what_was_not_measured_cannot_be_asked_for(text, match):
      "top1_drop > 1 AND kl > 1", "top1_drop == 1", "top1_drop > x", "top1_drop > 1 and", "top1_drop > 1, kl > 1",
      "top1_drop > __import__('os')", "top1_drop > nan", "top1_drop > 1%"],
 )  # fmt: skip
-def test_what_does_not_follow_the_grammar_is_refused(text):
+def test_gate_bad_grammar_is_refused(text):
     with pytest.raises(UsageError, match=r"--fail-if: cannot read .* write NAME OP NUMBER"):
         parse_gate(text)
 
 
-def test_an_unknown_figure_is_refused_with_the_known_ones():
+def test_gate_unknown_figure_is_refused_with_known_ones():
     with pytest.raises(UsageError, match="there is no figure 'top1_loss'; choose one of top1_drop, top5_drop"):
         parse_gate("top1_loss > 1")
 
@@ -211,14 +211,14 @@ terms = st.builds(
 
 
 @given(st.lists(st.lists(terms, min_size=1, max_size=3), min_size=1, max_size=3))
-def test_condition_reads_back_as_it_is_written(given_terms):
+def test_gate_condition_round_trips_through_text(given_terms):
     text = " or ".join(" and ".join(map(str, terms)) for terms in given_terms)
     gate = parse_gate(text)
     assert [list(terms) for terms in gate.alternatives] == given_terms
     assert str(gate) == text
 
 
-def test_divergence_has_an_interval():
+def test_gate_divergence_has_interval():
     kl = np.random.default_rng(0).exponential(0.1, 1000)
     with pytest.raises(GateError, match="kl is 0"):
         parse_gate("kl > 0.05", GateMode.FAIL_IF_PROVEN).check(comparison(6, kl=kl))

@@ -25,7 +25,7 @@ from quantkit.report.data import greatest_losses
 from quantkit.stats.solve import solve_all
 from quantkit.targets import TARGETS, VACC, Target
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.compare import evaluate_models
+from quantkit.workflows.compare import compare
 from quantkit.workflows.report import report
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
@@ -94,7 +94,7 @@ def by_name(drifts: tuple[TensorDrift, ...]) -> dict[str, TensorDrift]:
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-def test_local_drift_names_the_spoilt_layer_and_acquits_those_behind_it(chain: Chain, target: Target) -> None:
+def test_isolated_drift_names_spoilt_layer_and_not_those_behind(chain: Chain, target: Target) -> None:
     candidate = chain.spoilt(target)
     found = measure_drift(chain.reference, candidate, chain.paths, LOAD)
     local, end_to_end = by_name(found.isolated), by_name(found.accumulated)
@@ -107,21 +107,21 @@ def test_local_drift_names_the_spoilt_layer_and_acquits_those_behind_it(chain: C
     assert end_to_end["ar"].sqnr_db > 30.0
 
 
-def test_the_first_layer_has_the_same_drift_both_ways(chain: Chain) -> None:
+def test_isolated_drift_of_first_layer_equals_accumulated(chain: Chain) -> None:
     candidate = chain.spoilt(TARGETS["ort"])
     found = measure_drift(chain.reference, candidate, chain.paths, LOAD)
     local, end_to_end = by_name(found.isolated)["ar"], by_name(found.accumulated)["ar"]
     assert local.to_json() == end_to_end.to_json() | {"op_type": "Conv"}  # the layer, and the ReLU that ends it
 
 
-def test_threads_do_not_show_in_the_result(chain: Chain) -> None:
+def test_measure_drift_any_threads_give_same_bits(chain: Chain) -> None:
     candidate = chain.spoilt(VACC)
     one, four = (measure_drift(chain.reference, candidate, chain.paths, LOAD, threads).isolated for threads in (1, 4))
     assert [drift.to_json() for drift in one] == [drift.to_json() for drift in four]
     assert [drift.name for drift in one] == ["ar", "br", "cr", "logits"]
 
 
-def test_a_fixed_batch_counts_each_image_once(tmp_path: Path) -> None:
+def test_measure_drift_fixed_batch_counts_each_image_once(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", per_class=4)
     drifts = []
     for batch in ("N", "3"):
@@ -135,17 +135,15 @@ def test_a_fixed_batch_counts_each_image_once(tmp_path: Path) -> None:
     assert [drift.sqnr_db for drift in drifts[0]] == pytest.approx([drift.sqnr_db for drift in drifts[1]], abs=1e-3)
 
 
-def test_a_float_model_has_no_local_drift_and_no_images_give_none(chain: Chain) -> None:
+def test_measure_drift_float_model_or_no_images_is_empty(chain: Chain) -> None:
     assert measure_drift(chain.reference, chain.reference, chain.paths, LOAD) == Drifts()
     assert measure_drift(chain.reference, chain.spoilt(VACC), [], LOAD) == Drifts()
 
 
-def test_comparison_and_report_name_the_spoilt_layer_first(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_and_report_name_spoilt_layer_first(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(chain.spoilt(TARGETS["ort"]), chain.folder / "spoilt.onnx")
-    evaluation = evaluate_models(
-        ["fp32", chain.folder / "spoilt.onnx"], run=chain.run, images=chain.images, drift_images=8
-    )
-    told = evaluation.comparison.to_json()["models"]
+    evaluation = compare(["fp32", chain.folder / "spoilt.onnx"], run=chain.run, images=chain.images, drift_images=8)
+    told = evaluation.to_json()["models"]
     assert "worst_layers" not in told[0]
     assert told[1]["worst_layers"][0]["name"] == "br"
     seen = []
@@ -162,9 +160,7 @@ def test_comparison_and_report_name_the_spoilt_layer_first(chain: Chain, monkeyp
     assert losses[0].why in (chain.folder / "report.html").read_text()
 
 
-def test_comparing_without_drift_measures_no_layer(chain: Chain) -> None:
+def test_compare_without_drift_measures_no_layer(chain: Chain) -> None:
     save_model(chain.spoilt(TARGETS["ort"]), chain.folder / "spoilt.onnx")
-    evaluation = evaluate_models(
-        ["fp32", chain.folder / "spoilt.onnx"], run=chain.run, images=chain.images, drift_images=0
-    )
-    assert evaluation.comparison.candidates[0].layers == ()
+    evaluation = compare(["fp32", chain.folder / "spoilt.onnx"], run=chain.run, images=chain.images, drift_images=0)
+    assert evaluation.candidates[0].layers == ()

@@ -28,13 +28,13 @@ tied_scores = hnp.arrays(np.float32, (6, 8), elements=st.sampled_from([-2.0, -0.
 
 
 @given(tied_scores)
-def test_the_first_classes_are_those_of_a_stable_sort(scores):
+def test_predictions_top_equals_stable_sort(scores):
     predictions = Predictions.from_scores(scores, names(6))
     assert np.array_equal(predictions.top, np.argsort(-scores, axis=1, kind="stable")[:, :5])
 
 
 @given(tied_scores)
-def test_a_tie_is_a_shared_first_place(scores):
+def test_predictions_tied_is_a_shared_first_place(scores):
     predictions = Predictions.from_scores(scores, names(6))
     shared = [(row == row.max()).sum() > 1 for row in scores]
     assert predictions.tied.tolist() == shared
@@ -42,24 +42,24 @@ def test_a_tie_is_a_shared_first_place(scores):
 
 
 @given(hnp.arrays(np.float32, (4, 7), elements=st.floats(-500, 500, width=32)))
-def test_log_probabilities_are_scipys(scores):
+def test_log_probabilities_equal_scipy(scores):
     expected = special.log_softmax(scores.astype(np.float64), axis=1)
     np.testing.assert_allclose(log_probabilities(scores), expected, rtol=1e-12, atol=1e-12)
 
 
 @given(hnp.arrays(np.float32, (2, 3, 5), elements=st.floats(-30, 30, width=32)))
-def test_divergence_is_scipys_entropy(pair):
+def test_kl_divergence_equals_scipy_entropy(pair):
     p, q = special.softmax(pair.astype(np.float64), axis=2)
     np.testing.assert_allclose(kl_divergence(pair[0], pair[1]), stats.entropy(p, q, axis=1), rtol=1e-9, atol=1e-12)
 
 
-def test_divergence_of_far_logits_does_not_overflow():
+def test_kl_divergence_far_logits_does_not_overflow():
     far = np.asarray([[1e4, -1e4]], np.float32)
     assert kl_divergence(far, -far) == pytest.approx(2e4)
     assert kl_divergence(far, far) == 0.0
 
 
-def test_a_model_that_ends_in_a_softmax_gives_the_same_figures():
+def test_predictions_of_softmax_output_equal_those_of_logits():
     logits = np.random.default_rng(0).normal(0, 3, (20, 10)).astype(np.float32)
     probabilities = special.softmax(logits, axis=1).astype(np.float32)
     assert kind_of_scores(logits) is Scores.LOGITS
@@ -70,21 +70,21 @@ def test_a_model_that_ends_in_a_softmax_gives_the_same_figures():
     np.testing.assert_allclose(one.margin, other.margin, rtol=1e-3)
 
 
-def test_an_integer_probability_of_zero_gives_a_finite_divergence():
+def test_kl_divergence_integer_probability_of_zero_is_finite():
     reference = np.asarray([[0.99, 0.009, 0.001]], np.float32)
     rounded = np.round(reference * 255) / 255
     assert rounded[0, 2] == 0
     assert 0 < kl_divergence(reference, rounded, kind=Scores.PROBABILITIES)[0] < 0.1
 
 
-def test_fewer_than_five_classes_are_all_in_the_top():
+def test_predictions_top_of_three_classes_has_all():
     predictions = Predictions.from_scores(np.asarray([[0.1, 2.0, 1.0]]), ["a"], [0])
     assert predictions.top.tolist() == [[1, 2, 0]]
     assert predictions.correct(5).all()
     assert not predictions.correct(1).any()
 
 
-def test_one_more_than_the_fifth_is_not_in_the_top():
+def test_predictions_top_leaves_out_the_sixth_class():
     predictions = Predictions.from_scores(np.arange(12.0).reshape(2, 6), names(2), [0, 1])
     assert predictions.correct(5).tolist() == [False, True]
 
@@ -108,17 +108,17 @@ def test_one_more_than_the_fifth_is_not_in_the_top():
     ],
     ids=["rank", "count", "one class", "nan", "inf", "labels short", "label high", "label negative"],
 )
-def test_bad_scores_and_labels_are_refused(scores, labels, error, match):
+def test_predictions_bad_scores_and_labels_are_refused(scores, labels, error, match):
     with pytest.raises(error, match=match):
         Predictions.from_scores(scores, names(2), labels)
 
 
-def test_accuracy_without_labels_is_refused():
+def test_predictions_correct_without_labels_is_refused():
     with pytest.raises(LabelError, match="needs the true class of every image; give the labels"):
         Predictions.from_scores(np.eye(2), names(2)).correct()
 
 
-def test_batches_join_to_the_whole():
+def test_predictions_concatenated_batches_equal_the_whole():
     scores = np.random.default_rng(0).normal(size=(10, 4))
     labels = np.arange(10) % 4
     whole = Predictions.from_scores(scores, names(10), labels)
@@ -131,7 +131,7 @@ def test_batches_join_to_the_whole():
         assert np.array_equal(getattr(joined, key), getattr(whole, key))
 
 
-def test_batches_that_do_not_fit_are_refused():
+def test_predictions_concatenate_unlike_batches_is_refused():
     some = Predictions.from_scores(np.eye(2), names(2), [0, 1])
     with pytest.raises(LabelError, match="some batches have labels"):
         Predictions.concatenate([some, Predictions.from_scores(np.eye(2), names(2))])
@@ -141,7 +141,7 @@ def test_batches_that_do_not_fit_are_refused():
         Predictions.concatenate([])
 
 
-def test_answers_are_paired_by_name():
+def test_predictions_ordered_like_pairs_by_name():
     scores = np.random.default_rng(0).normal(size=(5, 4))
     straight = Predictions.from_scores(scores, names(5), [0, 1, 2, 3, 0])
     turned = Predictions.from_scores(scores[::-1], names(5)[::-1], [0, 3, 2, 1, 0])
@@ -155,7 +155,7 @@ def test_answers_are_paired_by_name():
 
 
 @pytest.mark.parametrize("batch", [1, 7, 300, 600])
-def test_the_collector_gives_the_same_for_any_batches(batch):
+def test_collector_any_batches_give_same_predictions(batch):
     rng = np.random.default_rng(0)
     scores = [rng.normal(size=(600, 5)) for _ in range(2)]
     labels = rng.integers(0, 5, 600)
@@ -174,7 +174,7 @@ def test_the_collector_gives_the_same_for_any_batches(batch):
     np.testing.assert_array_equal(collector.divergence(1), kl_divergence(*scores))
 
 
-def test_the_collector_notices_a_softmax_and_stops_at_the_first_bad_image():
+def test_collector_detects_softmax_and_stops_at_first_bad_image():
     scores = special.softmax(np.random.default_rng(0).normal(size=(3, 5)), axis=1)
     collector = Collector(2)
     collector.update([scores, scores], names(3))
@@ -186,7 +186,7 @@ def test_the_collector_notices_a_softmax_and_stops_at_the_first_bad_image():
         collector.update([scores[:1], scores[:1]], ["10.jpg"])
 
 
-def test_models_of_other_classes_do_not_run_in_step():
+def test_collector_models_of_other_classes_are_refused():
     with pytest.raises(ModelError, match=r"model 2 returns scores of shape \[2, 3\] and the first model \[2, 2\]"):
         Collector(2).update([np.eye(2), np.zeros((2, 3))], names(2))
 
@@ -197,7 +197,7 @@ def labelled(predicted, labels, classes):
 
 
 @pytest.mark.parametrize(("shift", "fault"), [(-1, "count from 1"), (1, "lack the background class")])
-def test_labels_off_by_one_are_noticed(shift, fault):
+def test_label_problem_labels_off_by_one_are_named(shift, fault):
     truth = np.arange(1, 9).repeat(6)
     problem = label_problem(labelled(truth, truth - shift, 10))
     assert problem is not None
@@ -205,7 +205,7 @@ def test_labels_off_by_one_are_noticed(shift, fault):
     assert "0.0 % as given and 100.0 % otherwise" in problem
 
 
-def test_classes_in_another_order_are_noticed():
+def test_label_problem_classes_in_other_order_are_named():
     order = np.random.default_rng(3).permutation(10)
     labels = np.repeat(np.arange(10), 6)
     problem = label_problem(labelled(order[labels], labels, 10))
@@ -213,12 +213,12 @@ def test_classes_in_another_order_are_noticed():
     assert "another order" in problem
 
 
-def test_a_poor_or_collapsed_model_is_not_blamed_on_its_labels():
+def test_label_problem_poor_or_collapsed_model_has_none():
     labels = np.repeat(np.arange(10), 6)
     assert label_problem(labelled(np.zeros(60, int), labels, 10)) is None
     assert label_problem(labelled(np.random.default_rng(0).integers(0, 10, 60), labels, 10)) is None
     assert label_problem(labelled(labels, labels, 10)) is None
 
 
-def test_a_handful_of_images_is_too_few_for_a_hint():
+def test_label_problem_few_images_has_none():
     assert label_problem(labelled(np.asarray([1, 2, 3]), np.asarray([0, 1, 2]), 10)) is None

@@ -49,7 +49,7 @@ WRONG = "the preprocessing seems wrong"
     ],
     ids=["BGR given", "RGB given", "0..255 given", "normalized given"],
 )
-def test_what_the_model_wants_is_found_by_eval_and_compare(
+def test_wrong_preprocessing_is_named_by_eval_and_compare(
     right: Pipeline, given: Pipeline, words: str, tmp_path: Path
 ) -> None:
     model = colours(tmp_path, right)
@@ -65,7 +65,7 @@ def test_what_the_model_wants_is_found_by_eval_and_compare(
     assert not [warning for warning in fine.warnings if "preprocessing" in warning]
 
 
-def test_nothing_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_repeated_computes_no_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = colours(tmp_path, values("RGB", 255))
     asked: list[int] = []
     scores = Classifier.scores
@@ -82,7 +82,7 @@ def test_nothing_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(asked) == before
 
 
-def test_a_poor_model_is_not_blamed_on_its_preprocessing(tmp_path: Path) -> None:
+def test_check_of_poor_model_gives_no_warning(tmp_path: Path) -> None:
     model = colours(tmp_path, values("RGB", 255))
     rng = np.random.default_rng(0)
     (tmp_path / "labels.txt").write_text("".join(f"{number:03d}.png {rng.integers(16)}\n" for number in range(60)))

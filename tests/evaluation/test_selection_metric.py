@@ -6,40 +6,34 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from quantkit.engine.scores import EXACT_DB
 from quantkit.errors import NumericError
 from quantkit.evaluation.predictions import Scores, kl_divergence
+from quantkit.evaluation.score_sqnr import EXACT_DB, score_sqnr_db
 from quantkit.evaluation.selection import (
     DistanceEstimate,
     closeness,
     distance_estimate,
     expected_kl,
-    mean_sqnr_db,
+    is_gain,
     student_quantile,
 )
 
 
-def test_sqnr_image_by_image_by_hand() -> None:
-    reference = np.array([[3.0, 4.0], [300.0, 400.0]], np.float32)
-    other = reference + np.array([[0.5, 0.0], [0.0, 5.0]], np.float32)
-    assert mean_sqnr_db(reference, other) == pytest.approx((20.0 + 40.0) / 2.0)
-
-
-def test_large_scores_do_not_outweigh_the_others() -> None:
+def test_closeness_large_scores_do_not_outweigh_others() -> None:
     rng = np.random.default_rng(0)
     reference = rng.normal(size=(50, 10)).astype(np.float32)
     near, far = reference + np.float32(0.01), reference + np.float32(0.1)
     reference[7], near[7], far[7] = 1000.0 * reference[7], 1000.0 * far[7], 1000.0 * near[7]
-    assert mean_sqnr_db(reference, near) > mean_sqnr_db(reference, far) + 15.0
+    assert score_sqnr_db(reference, near) > score_sqnr_db(reference, far) + 15.0
 
 
-def test_equal_scores_are_infinitely_near_and_one_equal_image_is_not_all() -> None:
+def test_closeness_equal_scores_are_infinitely_near() -> None:
     reference = np.array([[1.0, 2.0], [0.0, 1.0]], np.float32)
-    assert mean_sqnr_db(reference, reference) == math.inf
-    assert mean_sqnr_db(reference, reference + np.array([[0.0], [0.1]], np.float32)) < EXACT_DB
+    assert score_sqnr_db(reference, reference) == math.inf
+    assert score_sqnr_db(reference, reference + np.array([[0.0], [0.1]], np.float32)) < EXACT_DB
 
 
-def test_every_answer_meets_every_noise_by_hand() -> None:
+def test_expected_kl_pairs_equal_hand_worked_example() -> None:
     """Two images of equal size, one answered for sure, the other evenly between two classes; the first has noise.
 
     0.2 on one class of the two would cost the even answer ``(0.5 * 0.04 - 0.01) / 2 = 0.005`` nats, the sure one
@@ -51,7 +45,7 @@ def test_every_answer_meets_every_noise_by_hand() -> None:
     assert expected_kl(reference, other) == pytest.approx(0.005 / 4.0, rel=1e-4)
 
 
-def test_undecided_images_do_not_blow_up_the_noise_of_others() -> None:
+def test_expected_kl_undecided_images_do_not_scale_up_noise() -> None:
     rng = np.random.default_rng(3)
     first = rng.normal(0.0, 3.0, 4000).astype(np.float32)
     reference = np.stack([first, -first], axis=1)
@@ -60,7 +54,7 @@ def test_undecided_images_do_not_blow_up_the_noise_of_others() -> None:
     assert 0.4 * met < expected_kl(reference, other) < 2.5 * met
 
 
-def test_a_constant_for_all_scores_of_an_image_changes_nothing() -> None:
+def test_expected_kl_constant_added_to_image_changes_nothing() -> None:
     rng = np.random.default_rng(4)
     reference = rng.normal(size=(20, 6)).astype(np.float32)
     other = reference + rng.normal(0.0, 0.1, reference.shape).astype(np.float32)
@@ -68,13 +62,13 @@ def test_a_constant_for_all_scores_of_an_image_changes_nothing() -> None:
     assert expected_kl(reference + shift, other + shift) == pytest.approx(expected_kl(reference, other), rel=1e-3)
 
 
-def test_scores_that_are_not_finite_are_refused() -> None:
+def test_closeness_non_finite_scores_are_refused() -> None:
     reference = np.zeros((2, 3), np.float32)
     with pytest.raises(NumericError, match="the scores contain NaN or infinity"):
         closeness(reference, reference + np.array([[np.nan], [0.0]], np.float32))
 
 
-def test_noise_of_large_scores_counts_in_proportion() -> None:
+def test_expected_kl_noise_of_large_scores_counts_in_proportion() -> None:
     rng = np.random.default_rng(0)
     reference = rng.normal(size=(40, 10)).astype(np.float32)
     reference /= np.linalg.norm(reference, axis=1, keepdims=True)
@@ -85,7 +79,7 @@ def test_noise_of_large_scores_counts_in_proportion() -> None:
     assert expected_kl(reference, reference + noise) == pytest.approx(plain, rel=0.2)
 
 
-def test_it_expects_the_divergence_that_independent_noise_makes_and_strays_less() -> None:
+def test_expected_kl_independent_noise_has_measured_mean_and_less_spread() -> None:
     rng = np.random.default_rng(1)
     reference = rng.normal(0.0, 3.0, (6000, 10)).astype(np.float32)
     reference *= 10.0 / np.linalg.norm(reference, axis=1, keepdims=True)
@@ -97,7 +91,7 @@ def test_it_expects_the_divergence_that_independent_noise_makes_and_strays_less(
     assert expected.std() < met.std()
 
 
-def test_probabilities_are_as_near_as_the_logits_they_come_from() -> None:
+def test_closeness_of_probabilities_equals_that_of_logits() -> None:
     rng = np.random.default_rng(2)
     log_p = rng.normal(size=(30, 5))
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
@@ -111,7 +105,7 @@ def test_probabilities_are_as_near_as_the_logits_they_come_from() -> None:
     )
 
 
-def test_equal_or_empty_scores_are_at_no_distance() -> None:
+def test_expected_kl_equal_scores_is_zero() -> None:
     zeros = np.zeros((3, 4), np.float32)
     assert expected_kl(zeros, zeros) == 0.0
     assert closeness(zeros + 1.0, zeros + 1.0).distance == 0.0
@@ -156,7 +150,14 @@ def test_student_quantile_is_that_of_scipy(probability: float) -> None:
 
 
 @pytest.mark.parametrize("share", [0.95, 1.05])
-def test_distance_exceeds_another_where_the_paired_t_test_says_so(share: float) -> None:
+def test_gain_is_one_where_paired_t_test_says_so(share: float) -> None:
+    values = np.random.default_rng(9).normal(size=8)
+    values += share * stats.t.ppf(0.84, 7) * values.std(ddof=1) / math.sqrt(8) - values.mean()
+    assert is_gain(values, 0.84) is (share > 1.0)
+
+
+@pytest.mark.parametrize("share", [0.95, 1.05])
+def test_distance_exceeds_where_paired_t_test_says_so(share: float) -> None:
     """On eight images: between two standard errors and the 2.36 of seven degrees of freedom nothing is certain."""
     values, count = np.random.default_rng(9).normal(size=8), 8
     log = share * stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / math.sqrt(count)

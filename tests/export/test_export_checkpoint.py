@@ -35,7 +35,9 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
 
 @pytest.mark.parametrize("container", [None, "state_dict", "model_state_dict", "model", "net"])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "model."], ids=lambda one: one or "plain")
-def test_containers_and_prefixes(network: nn.Module, tmp_path: Path, container: str | None, prefix: str) -> None:
+def test_checkpoint_any_container_and_prefix_is_loaded(
+    network: nn.Module, tmp_path: Path, container: str | None, prefix: str
+) -> None:
     path = tmp_path / "a.pth"
     state = {prefix + name: tensor for name, tensor in network.state_dict().items()}
     beside = {"epoch": 90, "args": argparse.Namespace(lr=0.1), "best": np.float64(75.5), "old": np.float32(1)}
@@ -45,7 +47,7 @@ def test_containers_and_prefixes(network: nn.Module, tmp_path: Path, container: 
     assert same_weights(network, other)
 
 
-def test_safetensors(network: nn.Module, tmp_path: Path) -> None:
+def test_checkpoint_safetensors_is_loaded(network: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file(network.state_dict(), path)
     other = make_network()
@@ -53,7 +55,7 @@ def test_safetensors(network: nn.Module, tmp_path: Path) -> None:
     assert same_weights(network, other)
 
 
-def test_half_precision_is_widened(network: nn.Module) -> None:
+def test_checkpoint_half_precision_is_widened(network: nn.Module) -> None:
     load_weights(
         other := make_network(),
         {
@@ -67,12 +69,12 @@ def test_half_precision_is_widened(network: nn.Module) -> None:
     torch.testing.assert_close(other[0].weight, network[0].weight, rtol=1e-3, atol=1e-4)
 
 
-def test_count_of_batches_may_be_missing(network: nn.Module) -> None:
+def test_checkpoint_without_count_of_batches_is_loaded(network: nn.Module) -> None:
     state = {name: tensor for name, tensor in network.state_dict().items() if "num_batches" not in name}
     load_weights(make_network(), state, where="old.pth", network_name="n")
 
 
-def test_a_prefix_that_the_network_has_itself_is_kept() -> None:
+def test_checkpoint_prefix_of_the_network_itself_is_kept() -> None:
     class Wrapped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -83,7 +85,7 @@ def test_a_prefix_that_the_network_has_itself_is_kept() -> None:
     assert same_weights(network, other)
 
 
-def test_old_densenet_names() -> None:
+def test_checkpoint_old_densenet_names_are_loaded() -> None:
     models = pytest.importorskip("torchvision", reason="needs quantkit[torch]").models
     with torch.device("meta"):
         names = list(models.densenet121().state_dict())
@@ -95,7 +97,7 @@ def test_old_densenet_names() -> None:
     load_weights(network, old, where="a.pth", network_name="densenet")
 
 
-def test_says_which_keys_and_how_many(network: nn.Module) -> None:
+def test_checkpoint_of_other_network_names_keys_and_counts(network: nn.Module) -> None:
     state = dict(network.state_dict())
     for name in ("0.weight", "0.bias"):
         del state[name]
@@ -110,12 +112,12 @@ def test_says_which_keys_and_how_many(network: nn.Module) -> None:
         load_weights(network, state, where="a.pth", network_name="n")
 
 
-def test_other_number_of_classes_is_named(network: nn.Module) -> None:
+def test_checkpoint_other_number_of_classes_is_named(network: nn.Module) -> None:
     with pytest.raises(CheckpointError, match=r"with another shape 2 .*; give --num-classes 8"):
         load_weights(network, make_network(8).state_dict(), where="a.pth", network_name="n")
 
 
-def test_nan_is_named(network: nn.Module) -> None:
+def test_checkpoint_with_nan_is_refused_by_name(network: nn.Module) -> None:
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state["3.weight"][0, 0] = float("nan")
     with pytest.raises(CheckpointError, match=r"contains NaN or infinity in 3\.weight;"):
@@ -129,7 +131,7 @@ class Recorder:
         return Path.touch, (Path("ran"),)  # type: ignore[return-value]
 
 
-def test_no_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_pickled_code_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"a": Recorder()}}, "evil.pth")
     with pytest.raises(CheckpointError, match=r"contains a pickled .*, not only weights"):
@@ -137,7 +139,7 @@ def test_no_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Path("ran").exists()
 
 
-def test_whole_network_is_refused(network: nn.Module, tmp_path: Path) -> None:
+def test_checkpoint_whole_network_is_refused(network: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "whole.pth"
     torch.save(network, path)
     with pytest.raises(
@@ -155,14 +157,14 @@ def test_whole_network_is_refused(network: nn.Module, tmp_path: Path) -> None:
         ("a.safetensors", b"short", "is not a safetensors file"),
     ],
 )
-def test_other_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_checkpoint_other_files_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         read_state_dict(path)
 
 
-def test_truncated(network: nn.Module, tmp_path: Path) -> None:
+def test_checkpoint_truncated_is_refused(network: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save(network.state_dict(), path)
     path.write_bytes(path.read_bytes()[:-500])
@@ -170,7 +172,7 @@ def test_truncated(network: nn.Module, tmp_path: Path) -> None:
         read_state_dict(path)
 
 
-def test_no_state_dict_inside(tmp_path: Path) -> None:
+def test_checkpoint_without_state_dict_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save({"epoch": 1, "lr": [0.1]}, path)
     with pytest.raises(CheckpointError, match="has no state dict; its keys are epoch, lr; store only the weights"):
@@ -180,6 +182,6 @@ def test_no_state_dict_inside(tmp_path: Path) -> None:
         read_state_dict(path)
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_checkpoint_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no such checkpoint file"):
         read_state_dict(tmp_path / "a.pth")

@@ -24,7 +24,7 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
-def test_says_what_to_install_without_torch(
+def test_export_without_torch_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for name in [name for name in sys.modules if name.startswith("quantkit.export")]:
@@ -49,7 +49,7 @@ def test_says_what_to_install_without_torch(
         (["--reference", "iresnet50", "--reference-arg", "width"], "--reference-arg: 'width' is not KEY=VALUE"),
     ],
 )
-def test_wrong_options_are_named_before_torch_is_needed(
+def test_export_wrong_options_are_named_before_torch_is_needed(
     arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert quantkit(monkeypatch, "export", "iresnet50", "--random-weights", *arguments) != 0
@@ -89,7 +89,7 @@ def test_export_network_of_the_current_folder(
 
 @pytest.mark.torch
 @pytest.mark.parametrize("name", ["squeezenet1_1", "mnasnet0_75"])
-def test_published_weights_tell_their_preprocessing(
+def test_export_published_weights_print_their_preprocessing(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     torch = pytest.importorskip("torch", reason="needs quantkit[torch]")

@@ -50,7 +50,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "own_networks"
 
 
-def test_own_network_from_its_checkpoint_with_images(own: str, tmp_path: Path) -> None:
+def test_export_model_own_network_from_checkpoint_is_compared_on_images(own: str, tmp_path: Path) -> None:
     network = build_network(f"{own}:tiny", {"classes": 6})
     torch.save({"state_dict": network.state_dict()}, tmp_path / "a.pth")
     paths = [tmp_path / f"{index}.png" for index in range(3)]
@@ -72,7 +72,7 @@ def test_own_network_from_its_checkpoint_with_images(own: str, tmp_path: Path) -
     assert re.fullmatch("sha256:[0-9a-f]{64}", stored["quantkit.weights"])
 
 
-def test_images_that_cannot_fit_are_refused_before_the_export(own: str, tmp_path: Path) -> None:
+def test_export_model_images_of_other_size_are_refused_before_export(own: str, tmp_path: Path) -> None:
     pipeline = Pipeline(ops=(Decode(), Resize(size=(8, 8)), ToTensor()))
     with pytest.raises(ConfigError, match="8"):
         export_model(
@@ -85,7 +85,7 @@ def test_images_that_cannot_fit_are_refused_before_the_export(own: str, tmp_path
         )
 
 
-def test_network_object_instead_of_a_factory(own: str) -> None:
+def test_build_network_object_instead_of_factory_is_used(own: str) -> None:
     assert build_network(f"{own}:ready", {})[-1].out_features == 2
 
 
@@ -104,7 +104,7 @@ def test_network_object_instead_of_a_factory(own: str) -> None:
     ],
 )
 @pytest.mark.usefixtures("own")
-def test_networks_that_cannot_be_built(
+def test_build_network_unbuildable_is_refused(
     name: str, arguments: dict[str, int], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -112,19 +112,19 @@ def test_networks_that_cannot_be_built(
 
 
 @pytest.mark.parametrize("sources", [{}, {"random_seed": 0, "weights": "DEFAULT"}])
-def test_exactly_one_source_of_weights(sources: dict[str, Any], tmp_path: Path) -> None:
+def test_export_model_several_or_no_weights_are_refused(sources: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give one source of weights; --checkpoint FILE"):
         export_model("resnet18", tmp_path / "a.onnx", **sources)
 
 
-def test_checkpoint_of_another_iresnet_is_recognized(tmp_path: Path) -> None:
+def test_export_model_checkpoint_of_other_iresnet_is_recognized(tmp_path: Path) -> None:
     network = build_network("iresnet18", {"num_classes": 2})
     torch.save(network.state_dict(), tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"missing 96 .* it has as many keys as iresnet18"):
         export_model("iresnet34", tmp_path / "a.onnx", checkpoint=tmp_path / "a.pth", num_classes=2)
 
 
-def test_input_size_is_the_one_the_weights_were_made_for() -> None:
+def test_input_size_is_that_of_published_weights() -> None:
     assert input_size_of("iresnet50") == (3, 224, 224)
     assert input_size_of("inception_v3") == (3, 299, 299)
     assert input_size_of("efficientnet_b1") == (3, 240, 240)
@@ -133,7 +133,7 @@ def test_input_size_is_the_one_the_weights_were_made_for() -> None:
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 @pytest.mark.parametrize("auxiliary", [True, False])
-def test_auxiliary_classifiers_follow_the_checkpoint(name: str, auxiliary: bool) -> None:
+def test_arguments_for_checkpoint_follow_auxiliary_classifiers(name: str, auxiliary: bool) -> None:
     with torch.device("meta"):
         keys = list(build_network(name, {"aux_logits": auxiliary, "init_weights": False}).state_dict())
         arguments = arguments_for_checkpoint(name, [f"module.{key}" for key in keys])
@@ -141,7 +141,7 @@ def test_auxiliary_classifiers_follow_the_checkpoint(name: str, auxiliary: bool)
     assert arguments_for_checkpoint("resnet18", keys) == {}
 
 
-def test_published_weights_come_with_their_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_pretrained_gives_weights_and_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As if torch had downloaded them before.
     weights = torchvision.models.EfficientNet_B0_Weights.IMAGENET1K_V1
     network = torchvision.models.efficientnet_b0(weights=None)
@@ -159,7 +159,7 @@ def test_published_weights_come_with_their_preprocessing(tmp_path: Path, monkeyp
     np.testing.assert_array_equal(preprocess(path, pipeline), weights.transforms()(image).numpy())
 
 
-def test_published_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_pretrained_unavailable_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: Any) -> None:
         raise OSError("no network")
 
@@ -175,7 +175,7 @@ def test_published_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytes
         build_pretrained("iresnet50", "DEFAULT", {})
 
 
-def test_random_weights_are_alive_and_repeatable() -> None:
+def test_random_weights_keep_activations_alive_and_repeat() -> None:
     def make(seed: int) -> nn.Module:
         torch.manual_seed(seed)
         network = build_network("mobilenet_v3_small", {"num_classes": 10})

@@ -62,7 +62,7 @@ def operators(path: Path) -> Counter[str]:
         ("squeezenet1_1", 64),
     ],
 )
-def test_computes_what_torch_computes(name: str, size: int, tmp_path: Path) -> None:
+def test_export_network_computes_what_torch_computes(name: str, size: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     factory = IRESNETS.get(name) or (lambda: torchvision.models.get_model(name, weights=None))
     network = factory()
@@ -78,7 +78,7 @@ def test_computes_what_torch_computes(name: str, size: int, tmp_path: Path) -> N
     assert not {"Shape", "ReduceMean", "Identity", "Constant"} & set(operators(done.path))
 
 
-def test_batch_norms_stay_and_nodes_are_named_after_modules(mini: nn.Module, tmp_path: Path) -> None:
+def test_export_network_keeps_batch_norms_and_names_nodes_after_modules(mini: nn.Module, tmp_path: Path) -> None:
     export_network(mini, path := tmp_path / "a.onnx", input_size=DIGITS)
     model = onnx.load(path)
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in mini.modules())
@@ -101,7 +101,7 @@ def test_batch_norms_stay_and_nodes_are_named_after_modules(mini: nn.Module, tmp
     assert [value.name for value in (*model.graph.input, *model.graph.output)] == ["input", "logits"]
 
 
-def test_same_network_same_bytes_and_no_paths_of_this_machine(small: nn.Module, tmp_path: Path) -> None:
+def test_export_network_twice_gives_same_bytes_without_paths(small: nn.Module, tmp_path: Path) -> None:
     one, other = tmp_path / "one.onnx", tmp_path / "other.onnx"
     for path in (one, other):
         export_network(small, path, input_size=DIGITS, metadata={"quantkit.network": "mini"})
@@ -111,7 +111,7 @@ def test_same_network_same_bytes_and_no_paths_of_this_machine(small: nn.Module, 
     assert onnx.load(one).metadata_props[0].value == "mini"
 
 
-def test_names_and_opset_are_as_asked(small: nn.Module, tmp_path: Path) -> None:
+def test_export_network_names_and_opset_are_as_asked(small: nn.Module, tmp_path: Path) -> None:
     done = export_network(
         small, path := tmp_path / "a.onnx", input_size=DIGITS, input_name="x", output_name="y", opset=17
     )
@@ -121,7 +121,7 @@ def test_names_and_opset_are_as_asked(small: nn.Module, tmp_path: Path) -> None:
     assert done.exporter == "dynamo"  # converted down
 
 
-def test_opset_that_dynamo_cannot_reach_is_written_by_torchscript_at_once(small: nn.Module, tmp_path: Path) -> None:
+def test_export_network_opset_below_dynamo_is_written_by_torchscript(small: nn.Module, tmp_path: Path) -> None:
     done = export_network(small, path := tmp_path / "a.onnx", input_size=DIGITS, opset=13)
     assert (done.exporter, done.fallback_reason) == ("torchscript", None)
     assert onnx.load(path).opset_import[0].version == 13
@@ -133,7 +133,7 @@ def test_opset_that_dynamo_cannot_reach_is_written_by_torchscript_at_once(small:
         np.testing.assert_allclose(run(path, batch), small(torch.from_numpy(batch)).numpy(), rtol=0, atol=1e-4)
 
 
-def test_images_are_compared_too(small: nn.Module, tmp_path: Path) -> None:
+def test_export_network_images_are_compared_too(small: nn.Module, tmp_path: Path) -> None:
     images = np.random.default_rng(2).uniform(-1, 1, (3, *DIGITS)).astype(np.float32)
     done = export_network(small, tmp_path / "a.onnx", input_size=DIGITS, images=images, exporter="torchscript")
     assert done.parity.images == 3
@@ -173,13 +173,13 @@ class Returning(nn.Module):
     ],
     ids=["tuple", "image", "infinite", "channels"],
 )
-def test_what_is_no_classifier_is_named(network: nn.Module, message: str, tmp_path: Path) -> None:
+def test_export_network_no_classifier_is_refused(network: nn.Module, message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=message):
         export_network(network, tmp_path / "a.onnx", input_size=DIGITS)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_that_differs_from_torch_is_refused_and_the_old_file_kept(
+def test_export_network_differing_from_torch_is_refused_and_keeps_old_file(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.onnx"
@@ -191,12 +191,12 @@ def test_a_model_that_differs_from_torch_is_refused_and_the_old_file_kept(
     assert capfd.readouterr() == ("", "")
 
 
-def test_tolerance_is_relative_to_large_logits(small: nn.Module, tmp_path: Path) -> None:
+def test_export_network_difference_above_tolerance_is_refused(small: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"differs from torch by .*, more than 0; try the other --exporter"):
         export_network(small, tmp_path / "a.onnx", input_size=DIGITS, tolerance=0.0, exporter="torchscript")
 
 
-def test_dynamo_alone_says_why_it_cannot(capfd: pytest.CaptureFixture[str]) -> None:
+def test_translate_dynamo_failure_says_why(capfd: pytest.CaptureFixture[str]) -> None:
     example = torch.ones(2, 3, 8, 8)
     with pytest.raises(ModelError, match=r"torch cannot export the network \(dynamo: Guard.*rewrite Python code"):
         translate(Branching(), example, input_name="x", output_name="y", opset=18, exporter="dynamo")
@@ -204,12 +204,12 @@ def test_dynamo_alone_says_why_it_cannot(capfd: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("opset", [8, 1000])
-def test_no_such_opset(small: nn.Module, tmp_path: Path, opset: int) -> None:
+def test_export_network_unknown_opset_is_refused(small: nn.Module, tmp_path: Path, opset: int) -> None:
     with pytest.raises(UsageError, match=f"--opset: there is no opset {opset} to export to; 9 to "):
         export_network(small, tmp_path / "a.onnx", input_size=DIGITS, opset=opset)
 
 
-def test_folder_that_cannot_be_made(small: nn.Module, tmp_path: Path) -> None:
+def test_export_network_folder_that_cannot_be_made_is_refused(small: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot create the folder"):
         export_network(small, tmp_path / "file" / "a.onnx", input_size=DIGITS)

@@ -107,7 +107,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("inplace_networks:quantkits", "inplace_networks:InPlace"),
     ],
 )
-def test_in_place_relus_export_as_they_compute(name: str, reference: str, exporter: str, tmp_path: Path) -> None:
+def test_export_in_place_relus_equal_reference(name: str, reference: str, exporter: str, tmp_path: Path) -> None:
     done = export_model(
         name,
         tmp_path / "a.onnx",
@@ -124,7 +124,7 @@ def test_in_place_relus_export_as_they_compute(name: str, reference: str, export
     assert stored["quantkit.reference"] == reference
 
 
-def test_reference_that_computes_something_else_is_an_error_and_nothing_is_written(tmp_path: Path) -> None:
+def test_export_differing_from_reference_is_refused_and_writes_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out" / "a.onnx"
     with pytest.raises(
         ModelError,
@@ -143,7 +143,7 @@ def test_reference_that_computes_something_else_is_an_error_and_nothing_is_writt
     assert not out.exists()
 
 
-def test_largest_difference_is_that_of_the_two_networks(tmp_path: Path) -> None:
+def test_export_reference_difference_is_that_of_both_networks(tmp_path: Path) -> None:
     torch.manual_seed(0)
     one, other = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     other.load_state_dict(one.state_dict())
@@ -162,7 +162,7 @@ def test_largest_difference_is_that_of_the_two_networks(tmp_path: Path) -> None:
     assert not (tmp_path / "a.onnx").exists()
 
 
-def test_reference_is_compared_on_images_too(tmp_path: Path) -> None:
+def test_export_reference_is_compared_on_images_too(tmp_path: Path) -> None:
     paths = [tmp_path / f"{index}.png" for index in range(3)]
     for path in paths:
         Image.effect_noise((20, 20), 60).save(path)
@@ -195,7 +195,7 @@ def test_reference_is_compared_on_images_too(tmp_path: Path) -> None:
         ("inplace_networks:OtherClasses", ModelError, "OtherClasses: returns 2 classes, and the network returns 3"),
     ],
 )
-def test_reference_that_cannot_be_compared(
+def test_export_incomparable_reference_is_refused(
     reference: str, error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=message):
@@ -205,7 +205,7 @@ def test_reference_that_cannot_be_compared(
     assert not (tmp_path / "a.onnx").exists()
 
 
-def test_module_that_needs_a_missing_package_names_it(tmp_path: Path) -> None:
+def test_export_module_with_missing_package_names_it(tmp_path: Path) -> None:
     (tmp_path / "needs_missing.py").write_text("import no_such_package\n")
     with pytest.raises(UsageError, match=r"No module named 'no_such_package'.*; install no_such_package"):
         export_model("needs_missing:net", tmp_path / "a.onnx", random_seed=0)
@@ -226,7 +226,7 @@ class RectifiesItsInput(nn.Module):
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
-def test_network_that_overwrites_its_input_is_compared_on_the_input_itself(exporter: str, tmp_path: Path) -> None:
+def test_export_network_overwriting_its_input_is_compared_on_the_input(exporter: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = RectifiesItsInput()
     done = export_network(network, tmp_path / "a.onnx", input_size=SIZE, exporter=exporter)  # type: ignore[arg-type]
@@ -243,7 +243,7 @@ def test_network_that_overwrites_its_input_is_compared_on_the_input_itself(expor
 
 
 @pytest.mark.parametrize("opset", [9, 10, 11, 12, 13])
-def test_old_opsets_are_read_back_by_quantkit(opset: int, tmp_path: Path) -> None:
+def test_export_old_opsets_are_read_back(opset: int, tmp_path: Path) -> None:
     done = export_model("inplace_networks:InPlace", tmp_path / "a.onnx", random_seed=0, input_size=SIZE, opset=opset)
     assert (done.exporter, done.failed_exporter) == ("torchscript", None)
     assert [(one.domain, one.version) for one in onnx.load(done.path).opset_import] == [("", opset)]
@@ -267,9 +267,7 @@ class MeanOfEachChannel(nn.Module):
         return x.mean((2, 3))
 
 
-def test_opset_below_14_falls_back_to_dynamo_where_torchscript_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_export_opset_below_14_falls_back_to_dynamo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from quantkit.export import translate
 
     def failing(*_: object) -> None:
@@ -284,7 +282,7 @@ def test_opset_below_14_falls_back_to_dynamo_where_torchscript_fails(
     )
 
 
-def test_target_sets_the_opset_unless_one_is_given(tmp_path: Path) -> None:
+def test_export_target_sets_opset_unless_given(tmp_path: Path) -> None:
     for opset, expected in ((None, 11), (12, 12)):
         done = export_model(
             "inplace_networks:linear", tmp_path / "a.onnx", random_seed=0, input_size=SIZE, target=VACC, opset=opset
@@ -302,7 +300,7 @@ def quantkit(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return int(stop.value.code or 0)
 
 
-def test_command_compares_with_a_reference(
+def test_export_command_prints_difference_to_reference(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -326,7 +324,7 @@ def test_command_compares_with_a_reference(
     assert Path("InPlace.onnx").read_bytes() == before
 
 
-def test_built_in_network_is_named_as_such(
+def test_export_command_names_built_in_network(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -335,7 +333,7 @@ def test_built_in_network_is_named_as_such(
     assert "max abs error against quantkit's iresnet18 in torch: " in capsys.readouterr().out
 
 
-def test_paper_form_is_built_by_its_name() -> None:
+def test_build_network_paper_form_is_built_by_name() -> None:
     from quantkit.export.build import build_network
 
     networks = [build_network(name, {"num_classes": 2}) for name in ("iresnet18", "iresnet18-paper")]

@@ -37,7 +37,7 @@ def run(model: ir.Model) -> np.ndarray:
         ("3", 1, ["ReduceMean"]),
     ],
 )
-def test_means_over_the_image(axes: str, keepdims: int, expected: list[str]) -> None:
+def test_tidy_mean_becomes_pool_over_the_whole_image_only(axes: str, keepdims: int, expected: list[str]) -> None:
     count = axes.count(",") + 1
     _, found = tidied(
         f"""m (float[n, 2, 4, 5] x) => (float y) <int64[{count}] axes = {{{axes}}}> {{
@@ -47,7 +47,7 @@ def test_means_over_the_image(axes: str, keepdims: int, expected: list[str]) -> 
     assert found == expected
 
 
-def test_mean_of_another_rank_stays() -> None:
+def test_tidy_mean_of_other_rank_stays() -> None:
     _, found = tidied(
         """m (float[n, 2, 4, 5] x) => (float y) <int64[1] shape = {-1}, int64[1] axes = {0}> {
             [flatten] flat = Reshape (x, shape)
@@ -57,7 +57,7 @@ def test_mean_of_another_rank_stays() -> None:
     assert found == ["Reshape", "ReduceMean"]
 
 
-def test_flattening_by_a_computed_shape_becomes_a_constant_one() -> None:
+def test_tidy_computed_flatten_shape_becomes_constant() -> None:
     model, found = tidied(
         """m (float[n, 2, 4, 5] x) => (float[n, 40] y) <int64[1] zero = {0}, int64[1] rest = {40}> {
             shape = Shape (x)
@@ -74,7 +74,7 @@ def test_flattening_by_a_computed_shape_becomes_a_constant_one() -> None:
     assert "allowzero" not in node.attributes
 
 
-def test_reshape_unknown_in_two_dimensions_stays_computed() -> None:
+def test_tidy_reshape_unknown_in_two_dimensions_stays() -> None:
     _, found = tidied(
         """m (float[n, 2, h, 5] x) => (float[h, p] y) <int64[1] two = {2}, int64[1] rest = {-1}> {
             shape = Shape (x)
@@ -88,7 +88,7 @@ def test_reshape_unknown_in_two_dimensions_stays_computed() -> None:
 
 
 @pytest.mark.parametrize(("bias", "inputs"), [("0, 0, 0", 2), ("0, 0.5, 0", 3)])
-def test_zero_bias_is_dropped(bias: str, inputs: int) -> None:
+def test_tidy_zero_bias_is_dropped(bias: str, inputs: int) -> None:
     weights = ", ".join(["0.1", "-0.2"] * 3)
     model, _ = tidied(
         f"""m (float[n, 2, 4, 5] x) => (float[n, 3, 4, 5] y)
@@ -99,7 +99,7 @@ def test_zero_bias_is_dropped(bias: str, inputs: int) -> None:
     assert len(model.graph[0].inputs) == inputs
 
 
-def test_constants_are_folded_and_named_after_what_reads_them() -> None:
+def test_tidy_constants_are_folded_and_named_after_reader() -> None:
     model, found = tidied(
         """m (float[n, 2, 4, 5] x) => (float[n, 2, 4, 3] y) <float[3, 5] w =
         {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6}> {
@@ -112,7 +112,7 @@ def test_constants_are_folded_and_named_after_what_reads_them() -> None:
     assert list(model.graph.initializers) == ["project_input_1"]
 
 
-def test_nodes_are_named_after_modules_and_metadata_goes() -> None:
+def test_tidy_nodes_are_named_after_modules_without_metadata() -> None:
     model = ir.from_onnx_text(
         HEADER + "m (float[n, 2] x) => (float[n, 2] y) { a = Relu (x) b = Relu (a) c = Neg (b) y = Neg (c) }"
     )

@@ -22,13 +22,13 @@ FINGERPRINTS = json.loads(iresnet_fingerprints.FILE.read_text())
 
 
 @pytest.mark.parametrize("name", IRESNETS)
-def test_logits_agree_with_the_authors_code(name: str) -> None:
+def test_iresnet_logits_equal_those_of_authors_code(name: str) -> None:
     found = torch.tensor(iresnet_fingerprints.fingerprint(IRESNETS[name]), dtype=torch.float64)
     expected = torch.tensor(FINGERPRINTS[name], dtype=torch.float64)
     assert (found - expected).abs().max() <= 1e-9 * expected.abs().max()
 
 
-def test_paper_form_differs_from_the_authors_code() -> None:
+def test_iresnet_paper_form_differs_from_authors_code() -> None:
     found = torch.tensor(iresnet_fingerprints.fingerprint(PAPER_IRESNETS["iresnet18-paper"]))
     assert (found - torch.tensor(FINGERPRINTS["iresnet18"])).abs().max() > 10.0
 
@@ -54,7 +54,7 @@ def state_from_names(shared_iresnet: Path) -> Callable[..., dict[str, Any]]:
 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["iresnet18", "iresnet34", "iresnet50", "iresnet101"])
-def test_float32_logits_agree_with_those_computed_elsewhere(
+def test_iresnet_float32_logits_equal_those_computed_elsewhere(
     name: str, shared_iresnet: Path, state_from_names: Callable[..., dict[str, Any]]
 ) -> None:
     expected = torch.tensor(json.loads((shared_iresnet / "expected_logits.json").read_text())[name])
@@ -66,7 +66,7 @@ def test_float32_logits_agree_with_those_computed_elsewhere(
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_paper_form_has_the_same_parameters() -> None:
+def test_iresnet_paper_form_has_same_parameters() -> None:
     assert list(PAPER_IRESNETS) == [f"{name}-paper" for name in IRESNETS]
     with torch.device("meta"):
         networks = (IRESNETS["iresnet50"](), PAPER_IRESNETS["iresnet50-paper"]())
@@ -104,7 +104,7 @@ def count_operations(network: nn.Module) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_has_the_published_size(name: str) -> None:
+def test_iresnet_has_published_size(name: str) -> None:
     millions, multiply_adds, with_norms = SIZES[name]
     with torch.device("meta"):
         network = IRESNETS[name]().eval()
@@ -134,7 +134,7 @@ def bottleneck_stage_keys(stage: int, depth: int) -> Iterator[str]:
                 yield f"{block}.downsample.2.{leaf}"
 
 
-def test_names_are_those_of_the_published_checkpoints() -> None:
+def test_iresnet_names_are_those_of_published_checkpoints() -> None:
     with torch.device("meta"):
         found = set(IRESNETS["iresnet50"]().state_dict())
     expected = {"conv1.weight", "fc.weight", "fc.bias"}
@@ -145,7 +145,7 @@ def test_names_are_those_of_the_published_checkpoints() -> None:
 
 
 @pytest.mark.parametrize("name", IRESNETS)
-def test_every_variant_runs_and_strides_five_times(name: str) -> None:
+def test_iresnet_every_variant_runs_and_strides_five_times(name: str) -> None:
     shapes = []
     with torch.device("meta"):
         network = IRESNETS[name](num_classes=7).eval()
@@ -155,13 +155,13 @@ def test_every_variant_runs_and_strides_five_times(name: str) -> None:
     assert [shape[2:] for shape in shapes] == [(56, 56), (7, 7)]
 
 
-def test_basic_start_block_of_equal_width_pools_its_shortcut() -> None:
+def test_iresnet_start_block_of_equal_width_pools_shortcut() -> None:
     with torch.device("meta"):
         block = IRESNETS["iresnet18"]().layer1[0]
     assert isinstance(block.downsample, nn.MaxPool2d)
 
 
-def test_groups_of_the_two_grouped_variants() -> None:
+def test_iresnet_grouped_variants_have_published_groups() -> None:
     with torch.device("meta"):
         by_channels, fixed = IRESNETS["iresgroup50"](), IRESNETS["iresgroupfix50"]()
     names = [f"layer{stage}" for stage in (1, 2, 3, 4)]
@@ -191,7 +191,7 @@ def run_by_hand(stage: nn.Sequential, x: torch.Tensor, *, in_place: bool) -> tor
 
 
 @pytest.mark.parametrize("in_place", [True, False], ids=["authors", "paper"])
-def test_stage_equals_one_written_out_by_hand(in_place: bool) -> None:
+def test_iresnet_stage_equals_one_written_by_hand(in_place: bool) -> None:
     torch.manual_seed(0)
     blocks = []
     channels = 6

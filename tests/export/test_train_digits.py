@@ -25,7 +25,7 @@ from quantkit.export.train_digits import (  # noqa: E402
 pytestmark = pytest.mark.torch
 
 
-def test_digits_are_written_as_they_ship(tmp_path: Path) -> None:
+def test_train_digits_writes_digits_as_they_ship(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="needs scikit-learn, where the digits come from")
     write_digits(tmp_path / "digits.npz")
     made, shipped = read_digits(tmp_path / "digits.npz"), read_digits(DEMO / "digits.npz")
@@ -33,7 +33,7 @@ def test_digits_are_written_as_they_ship(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_training_input_equals_preset_preprocessing(tmp_path: Path) -> None:
+def test_train_digits_input_equals_preset_preprocessing(tmp_path: Path) -> None:
     images = read_digits(DEMO / "digits.npz").images[:3]
     for image, expected in zip(images, to_input(images).numpy(), strict=True):
         Image.fromarray(image).save(tmp_path / "a.png")
@@ -49,7 +49,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_training_is_repeatable_and_learns() -> None:
+def test_train_digits_repeats_and_learns() -> None:
     digits = read_digits(DEMO / "digits.npz")
     one, same = train(digits, epochs=2), train(digits, epochs=2)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), same.state_dict().values(), strict=True))

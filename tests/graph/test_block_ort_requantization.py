@@ -65,14 +65,14 @@ def skipping(model, x, target):
 
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=lambda target: target.name)
-def test_a_skipped_layer_between_integers_runs_in_float(model, x, target, tmp_path) -> None:
+def test_block_requantization_skipped_layer_runs_in_float(model, x, target, tmp_path) -> None:
     int8 = skipping(model, x, target)
     assert sum(count for op, count in optimized_ops(int8, tmp_path).items() if op in FLOAT_LAYERS) >= 1
     # Unoptimized, the graph runs as it is written; a weight rounded to int8 would move the scores by far more.
     np.testing.assert_allclose(run(int8, x), run(int8, x, optimize=False), atol=0.02)
 
 
-def test_the_bias_is_the_same_floats(model, x) -> None:
+def test_block_requantization_keeps_bias_values(model, x) -> None:
     int8 = skipping(model, x, ORT)
     layer = next(node for node in int8.graph if node.name == model.graph[3].name)
     steps, scale = (layer.inputs[2].producer().inputs[index].const_value.numpy() for index in (0, 1))
@@ -81,13 +81,13 @@ def test_the_bias_is_the_same_floats(model, x) -> None:
     np.testing.assert_array_equal(steps.astype(np.float32) * scale, expected)
 
 
-def test_tensorrt_gets_float_biases(model, x) -> None:
+def test_block_requantization_tensorrt_gets_float_biases(model, x) -> None:
     int8 = skipping(model, x, TENSORRT)
     layer = next(node for node in int8.graph if node.name == model.graph[3].name)
     assert all(value.producer() is None for value in list(layer.inputs)[1:])
 
 
-def test_a_layer_in_the_midst_of_floats_is_left_as_it_is(model, x) -> None:
+def test_block_requantization_layer_among_floats_is_left_alone(model, x) -> None:
     others = [node.name for node in model.graph if node.op_type in ("Conv", "ConvTranspose")]
     made = plan(model, ORT, PlanOptions(skip=tuple(others)))
     int8 = write_qdq(model, made, minmax_ranges(model, made.observed, x))
@@ -96,7 +96,7 @@ def test_a_layer_in_the_midst_of_floats_is_left_as_it_is(model, x) -> None:
 
 
 @given(hnp.arrays(np.float32, 7, elements=st.floats(-(2.0**99), 2.0**99, width=32, allow_subnormal=False)))
-def test_steps_of_powers_of_two_hold_any_float(bias) -> None:
+def test_block_requantization_steps_of_powers_of_two_hold_any_float(bias) -> None:
     steps, scale = _exact_steps(bias)
     small = np.abs(bias) < 2.0**-100  # the scale would be no normal number
     np.testing.assert_array_equal((steps.astype(np.float32) * scale)[~small], bias[~small])

@@ -41,20 +41,20 @@ def gated(middle: str, first_bias: float = 0.0):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_readers_tell_apart(case) -> None:
+def test_effective_bounds_are_what_readers_tell_apart(case) -> None:
     middle, wanted = CASES[case]
     graph = prepare(gated(middle)).model.graph
     found = effective_bounds(graph[0].outputs[0], {value for node in graph for value in node.outputs})
     assert (found.lo, found.hi) == pytest.approx((wanted.lo, wanted.hi))
 
 
-def test_the_scores_are_felt_whole() -> None:
+def test_effective_bounds_of_scores_are_unbounded() -> None:
     model = text_model("""<ir_version: 8, opset_import: ["" : 18]>
     g (float[N, 3] x) => (float[N, 3] y, float[N, 3] z) { y = Relu (x)  z = Sigmoid (y) }""")
     assert effective_bounds(model.graph[0].outputs[0], set(model.graph[0].outputs)) == UNBOUNDED
 
 
-def test_a_sigmoid_that_is_not_rounded_is_felt_in_its_tails_and_a_hard_one_is_flat_there() -> None:
+def test_effective_bounds_of_float_sigmoid_are_unbounded_and_of_hard_swish_not() -> None:
     assert (
         effective_bounds(prepare(gated("s = Sigmoid (a)  b = Mul (a, s)")).model.graph[0].outputs[0], set())
         == UNBOUNDED
@@ -65,7 +65,7 @@ def test_a_sigmoid_that_is_not_rounded_is_felt_in_its_tails_and_a_hard_one_is_fl
 
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
-def test_scores_behind_a_sigmoid_keep_their_order(target) -> None:
+def test_effective_bounds_sigmoid_of_scores_keeps_their_order(target) -> None:
     """Scores near 1 differ by less than a step of 1/255, but nothing rounds them, so all they come from is felt."""
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 18]>
@@ -81,7 +81,7 @@ def test_scores_behind_a_sigmoid_keep_their_order(target) -> None:
 
 
 @pytest.mark.parametrize("constant", [0.0, -3.0, 7.0])
-def test_a_pad_widens_bounds_by_what_it_pads_with(constant: float) -> None:
+def test_value_bounds_pad_is_widened_by_its_constant(constant: float) -> None:
     graph = text_model(
         """<ir_version: 8, opset_import: ["" : 18]>
         g (float[N, 3, 8, 8] image) => (float[N, 3, 10, 10] y) { a = Sigmoid (image)  y = Pad (a, pads, filling) }""",
@@ -91,13 +91,13 @@ def test_a_pad_widens_bounds_by_what_it_pads_with(constant: float) -> None:
     assert value_bounds(graph)[graph[1].outputs[0]] == Bounds(min(0.0, constant), max(1.0, constant))
 
 
-def test_a_sigmoid_rounds_to_its_limits_there() -> None:
+def test_effective_bounds_sigmoid_reach_is_a_third_of_a_step() -> None:
     """To within a third of a step, also where its range is the least there is, [0, 1/2]."""
     assert 2.0 * 255.0 / (1.0 + math.exp(SIGMOID_REACH)) == pytest.approx(1.0 / 3.0)
 
 
 @pytest.mark.parametrize("case", ["hard swish", "swish", "hard gate", "gate"])
-def test_integers_do_not_reach_where_nothing_is_felt(case) -> None:
+def test_effective_bounds_limit_the_range_of_integers(case) -> None:
     """Inputs far below the limit take levels from the others unless the range ends at the limit."""
     middle, wanted = CASES[case]
     model = gated(middle)
@@ -111,7 +111,7 @@ def test_integers_do_not_reach_where_nothing_is_felt(case) -> None:
     assert math.isinf(wanted.hi) or ends[1] == pytest.approx(wanted.hi, abs=float(parameters.scale))
 
 
-def test_what_saturates_unfelt_costs_nothing() -> None:
+def test_effective_bounds_saturated_channel_costs_no_accuracy() -> None:
     """A channel that the hard swish shuts takes no levels from the others."""
     x = RNG.normal(size=(8, 3, 8, 8)).astype(np.float32)
     for bias in (-4.0, -400.0):

@@ -174,7 +174,7 @@ def test_coverage_json_has_every_float_layer() -> None:
 
 
 @pytest.mark.parametrize(("share", "text"), [(1.0, "100 %"), (0.99999, "99.9 %"), (0.5, "50.0 %"), (0.0, "0.0 %")])
-def test_percent_never_rounds_up_to_all(share: float, text: str) -> None:
+def test_coverage_percent_never_rounds_up_to_all(share: float, text: str) -> None:
     assert percent(share) == text
 
 

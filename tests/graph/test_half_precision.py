@@ -40,7 +40,7 @@ def half(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float16).astype(np.float32)
 
 
-def test_input_weights_and_results_are_rounded() -> None:
+def test_half_model_rounds_input_weights_and_results() -> None:
     x = np.random.default_rng(0).standard_normal((1000, 1)).astype(np.float32)
     v, w = np.float32(0.7182818), np.float32(-1.4142135)
     expected = half(np.maximum(half(half(x) * half(v)), 0)) * half(w)  # type: ignore[arg-type]
@@ -48,19 +48,19 @@ def test_input_weights_and_results_are_rounded() -> None:
     assert not np.array_equal(run(products(float(v), float(w)), x=x), expected)
 
 
-def test_what_halves_can_hold_stays_the_same_bits() -> None:
+def test_half_model_exact_halves_keep_their_bits() -> None:
     x = np.arange(-8, 9, dtype=np.float32)[:, None]
     model = products(0.5, -3.0)
     assert np.array_equal(run(half_model(model), x=x), run(model, x=x))
 
 
-def test_what_is_too_large_becomes_infinite() -> None:
+def test_half_model_too_large_becomes_infinite() -> None:
     x = np.array([[300.0], [2.0]], np.float32)
     assert np.array_equal(run(half_model(products(300.0, 1.0)), x=x), np.array([[np.inf], [600.0]], np.float32))
     assert np.array_equal(run(half_model(products(1e5, 1.0)), x=x), np.array([[np.inf], [np.inf]], np.float32))
 
 
-def test_a_convolutional_model_moves_by_half_a_step_and_the_original_stays(tmp_path: Path) -> None:
+def test_half_model_of_convolutions_moves_by_rounding_and_leaves_original(tmp_path: Path) -> None:
     model = prepare(read_model(tiny_model(tmp_path / "tiny.onnx"))).model
     before = ir.serde.serialize_model(model).SerializeToString()
     x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)

@@ -72,7 +72,7 @@ DEGENERATE = {
 
 @pytest.mark.parametrize("per_channel", [True, False], ids=["per channel", "per tensor"])
 @pytest.mark.parametrize("weights", DEGENERATE.values(), ids=DEGENERATE)
-def test_degenerate_weights(weights, per_channel, tmp_path):
+def test_quantize_degenerate_weights_stay_near_fp32(weights, per_channel, tmp_path):
     model = network(**weights)
     int8, _, _ = quantize(model, X, target=ORT.with_options(per_channel=per_channel))
     onnx.checker.check_model(ir.to_proto(int8), full_check=True)
@@ -85,7 +85,7 @@ def test_degenerate_weights(weights, per_channel, tmp_path):
 @pytest.mark.parametrize(
     "image", [np.zeros_like(X), np.full_like(X, 3.0), np.full_like(X, -2.0), np.full_like(X, 1e-30)]
 )
-def test_constant_images(image):
+def test_quantize_constant_images_stay_near_fp32(image):
     """Zeros, one value of each sign, and a value whose range is too small for a scale."""
     model = network()
     int8, _, _ = quantize(model, image)
@@ -93,7 +93,7 @@ def test_constant_images(image):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_ranges_of_one_sign_use_all_levels(sign):
+def test_quantize_range_of_one_sign_uses_all_levels(sign):
     model = network()
     prepared = prepare(model).model
     made = plan(prepared, ORT)
@@ -103,7 +103,7 @@ def test_ranges_of_one_sign_use_all_levels(sign):
     assert int(zero_point) == (0 if sign > 0 else 255)
 
 
-def test_relu_range_that_reaches_below_zero_is_cut_at_zero():
+def test_quantize_relu_range_below_zero_is_cut_at_zero():
     """Absorbing a ReLU relies on it; a range from elsewhere must not undo it."""
     model = network()
     prepared = prepare(model).model
@@ -114,7 +114,7 @@ def test_relu_range_that_reaches_below_zero_is_cut_at_zero():
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_a_weight_that_is_no_number_is_refused_by_name(value):
+def test_write_qdq_non_finite_weight_is_refused_by_name(value):
     weight = f32(8, 8, 1, 1)
     weight[3, 2] = value
     prepared = prepare(network(w1=weight)).model
@@ -123,7 +123,7 @@ def test_a_weight_that_is_no_number_is_refused_by_name(value):
         write_qdq(prepared, made, dict.fromkeys(made.observed, Range(-1.0, 1.0)))
 
 
-def test_shared_weights_are_stored_once():
+def test_write_qdq_shared_weights_are_stored_once():
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 17]>
         g (float[N, 4, 8, 8] image) => (float[N, 4] logits) {
@@ -142,7 +142,7 @@ def test_shared_weights_are_stored_once():
     assert sqnr_db(run(model, x), run(int8, x)) > 25
 
 
-def test_unlike_branches_are_noted_with_numbers():
+def test_write_qdq_unlike_branches_are_noted_with_numbers():
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 17]>
         g (float[N, 3, 8, 8] image) => (float[N, 4] logits) {
@@ -163,13 +163,13 @@ def test_unlike_branches_are_noted_with_numbers():
     assert re.match(r"both: 'score' reaches 0\.99\d+ and 'box' 1\.\d+e\+03; the first keeps 0\.2 of", note)
 
 
-def test_same_input_same_bits():
+def test_quantize_twice_gives_same_bits():
     model = network()
     first, second = (ir.to_proto(quantize(model, X)[0]).SerializeToString() for _ in range(2))
     assert first == second
 
 
-def test_least_integer_of_the_vacc_simulation_is_minus_127():
+def test_quantize_vacc_least_integer_is_minus_127():
     """Relay clips to [-127, 127] at threshold / 128, where QuantizeLinear would give -128."""
     low = np.where(X < 0, -4.0, np.minimum(X, 2.0)).astype(np.float32)
     int8, _, _ = quantize(network(), low, target=VACC)
@@ -195,7 +195,7 @@ SCALES = st.floats(1e-6, 1e3)
     per_channel=st.booleans(),
     power_of_two=st.booleans(),
 )
-def test_weights_and_biases(weight, bias, input_scale, per_channel, power_of_two):
+def test_quantize_weight_any_values_are_within_half_a_step(weight, bias, input_scale, per_channel, power_of_two):
     """No bias overflows, every weight is within half a step of what it was, every step is a normal float32."""
     scheme = WeightScheme(per_channel=per_channel, power_of_two=power_of_two)
     quantized = quantize_weight(weight, bias, scheme=scheme, axis=0, groups=1, input_scale=input_scale)
@@ -216,7 +216,7 @@ def test_weights_and_biases(weight, bias, input_scale, per_channel, power_of_two
     bias=hnp.arrays(np.float32, (3,), elements=MAGNITUDES),
     input_scale=SCALES,
 )
-def test_only_scales_that_are_too_small_are_widened(weight, bias, input_scale):
+def test_quantize_weight_widens_only_scales_that_are_too_small(weight, bias, input_scale):
     quantized = quantize_weight(weight, bias, scheme=WeightScheme(), axis=0, groups=1, input_scale=input_scale)
     plain = WeightScheme().qparams(weight_thresholds(weight, 0), 0).scale
     step = input_scale * plain.astype(np.float64)
@@ -229,13 +229,13 @@ def test_only_scales_that_are_too_small_are_widened(weight, bias, input_scale):
             assert (quantized.qparams.scale[channel] > plain[channel]) == bool(too_small[channel])
 
 
-def test_a_widened_channel_is_noted():
+def test_write_qdq_widened_channel_is_noted():
     weight = with_channel(f32(8, 3, 3, 3, scale=0.4), 1, 1e-12)
     int8, _, _ = quantize(network(w0=weight, b0=np.full(8, 3.0, np.float32)), X)
     assert notes_of(int8) == ("c0: weight scale of one channel widened to fit the bias into int32",)
 
 
-def test_hand_worked_weights():
+def test_quantize_weight_equals_hand_worked_example():
     """max |w| = 2.54 gives the scale 0.02: 1.0 is 50 steps, -2.54 is -127, 0.03 is 1.5 steps and rounds to even."""
     weight = np.array([[1.0, -2.54, 0.03]], np.float32)
     quantized = quantize_weight(weight, None, scheme=WeightScheme(), axis=0, groups=1, input_scale=0.5)
@@ -247,7 +247,7 @@ def test_hand_worked_weights():
     assert seven.values.tolist() == [[25, -63, 1]]
 
 
-def test_large_weights_are_quantized_in_blocks(monkeypatch):
+def test_quantize_weight_in_blocks_equals_whole(monkeypatch):
     weight = f32(64, 33)
     whole = quantize_weight(weight, None, scheme=WeightScheme(), axis=1, groups=1, input_scale=1.0)
     monkeypatch.setattr("quantkit.graph.qdq.weights.BLOCK_ELEMENTS", 100)

@@ -242,7 +242,7 @@ IMAGES = f32(16, 3, 12, 12)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_on_integer_kernels(case, tmp_path):
+def test_quantize_operator_runs_on_integer_kernels(case, tmp_path):
     model = classifier(case)
     int8, _, _ = quantize(model, IMAGES)
     left = optimized_ops(int8, tmp_path)
@@ -273,7 +273,7 @@ def test_on_integer_kernels(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_kernels_compute_what_the_graph_says(case):
+def test_quantize_operator_kernels_compute_what_graph_says(case):
     """QDQ in float against the fused kernels: they may round a half-way value differently, no more."""
     int8, _, _ = quantize(classifier(case), IMAGES)
     assert sqnr_db(run(int8, IMAGES, optimize=False), run(int8, IMAGES)) > 40
@@ -285,14 +285,14 @@ def test_kernels_compute_what_the_graph_says(case):
     ids=lambda t: f"{t.name}-{t.activations.dtype}",
 )
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_other_targets(case, target):
+def test_quantize_operator_other_targets_stay_near_fp32(case, target):
     model = classifier(case)
     int8, _, _ = quantize(model, IMAGES, target=target)
     assert sqnr_db(run(model, IMAGES), run(int8, IMAGES)) > case.floor_db - 8
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_operator_skipped_by_the_user_is_left_in_float(case):
+def test_quantize_skipped_operator_is_left_in_float(case):
     """Whatever is around it, a node that is skipped computes on floats and the model still runs.
 
     An activation function that the range of its layer makes idle computes nothing, so there is nothing to leave out.

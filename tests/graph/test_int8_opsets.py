@@ -107,7 +107,7 @@ IMAGES = RNG.normal(size=(8, 3, 8, 8)).astype(np.float32)
 
 
 @pytest.mark.parametrize("opset", OPSETS)
-def test_every_opset(opset, tmp_path):
+def test_quantize_every_opset_is_all_integer(opset, tmp_path):
     model = classifier(opset, ir_version=4 if opset < 11 else 8)
     prepared = prepare(model)
     np.testing.assert_allclose(run(prepared.model, IMAGES), run(model, IMAGES), rtol=1e-4, atol=1e-5)
@@ -125,7 +125,7 @@ def test_every_opset(opset, tmp_path):
 
 
 @pytest.mark.parametrize("opset", [9, 12])
-def test_an_upgrade_is_noted_and_keeps_names(opset):
+def test_prepare_opset_upgrade_is_noted_and_keeps_names(opset):
     model = classifier(opset, ir_version=8)
     prepared = prepare(model)
     assert prepared.notes[0] == f"opset {opset} raised to 13, the first with quantization per channel"
@@ -135,13 +135,13 @@ def test_an_upgrade_is_noted_and_keeps_names(opset):
 
 
 @pytest.mark.parametrize("opset", [13, 17])
-def test_newer_opsets_are_left_alone(opset):
+def test_prepare_newer_opsets_are_left_alone(opset):
     prepared = prepare(classifier(opset, ir_version=8))
     assert prepared.model.opset_imports[""] == opset
     assert prepared.notes == ()
 
 
-def test_initializers_that_are_also_inputs():
+def test_prepare_initializers_that_are_also_inputs_become_constants():
     """IR versions before 4 list every weight among the inputs; only the image is fed."""
     model = classifier(9, ir_version=3, initializers_as_inputs=True)
     int8, _, prepared = quantize(model, IMAGES)
@@ -150,7 +150,7 @@ def test_initializers_that_are_also_inputs():
     assert sqnr_db(run(prepared, IMAGES), run(int8, IMAGES)) > 25
 
 
-def test_an_operator_without_conversion_is_named(monkeypatch):
+def test_prepare_operator_without_conversion_is_named(monkeypatch):
     def refuse(*_):
         raise RuntimeError("No Adapter From Version 16 for Upsample")
 
@@ -159,7 +159,7 @@ def test_an_operator_without_conversion_is_named(monkeypatch):
         prepare(classifier(11, ir_version=8))
 
 
-def test_the_model_given_is_not_changed():
+def test_quantize_leaves_the_given_model_unchanged():
     model = classifier(9, ir_version=8)
     before = ir.to_proto(model).SerializeToString(deterministic=True)
     quantize(model, IMAGES)

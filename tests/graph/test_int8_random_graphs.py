@@ -165,7 +165,7 @@ def random_model(seed):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_random_graph(seed, tmp_path):
+def test_quantize_random_graph_stays_near_fp32(seed, tmp_path):
     model, x = random_model(seed)
     fp32 = run(model, x)
     scale = np.abs(fp32).max()

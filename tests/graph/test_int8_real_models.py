@@ -40,7 +40,7 @@ def photographs(folder, name, count):
 
 
 @pytest.mark.parametrize("name", CONVS)
-def test_prepared_model_equals_the_original(shared_assets, name):
+def test_prepare_real_model_equals_original(shared_assets, name):
     model = read_model(shared_assets / f"{name}.onnx")
     x = photographs(shared_assets, name, 4)
     difference = np.abs(run(prepare(model).model, x) - run(model, x)).max()
@@ -49,7 +49,7 @@ def test_prepared_model_equals_the_original(shared_assets, name):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", CONVS)
-def test_all_integer_and_at_least_as_close_as_quantize_static(shared_assets, tmp_path, name):
+def test_quantize_real_model_is_all_integer_and_as_close_as_quantize_static(shared_assets, tmp_path, name):
     path = shared_assets / f"{name}.onnx"
     model = read_model(path)
     x = photographs(shared_assets, name, 48)

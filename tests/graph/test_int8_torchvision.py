@@ -128,12 +128,12 @@ def images(side, count=4):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_integers_throughout(case, tmp_path):
+def test_quantize_torchvision_model_is_all_integer(case, tmp_path):
     check(case, tmp_path, dynamo=False)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2", "swin_t", "iresnet50"])
-def test_integers_throughout_what_dynamo_exports(name, tmp_path):
+def test_quantize_dynamo_export_is_all_integer(name, tmp_path):
     check(CASES[name], tmp_path, dynamo=True)
 
 

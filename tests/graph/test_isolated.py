@@ -46,7 +46,7 @@ def residual(rng: np.random.Generator) -> ir.Model:
     return text_model(RESIDUAL, **{name: rng.normal(0, 0.4, shape).astype("f") for name, shape in shapes.items()})
 
 
-def test_each_layer_reads_the_float_tensor_and_rounds_its_own_result() -> None:
+def test_isolated_layer_reads_float_tensor_and_rounds_its_result() -> None:
     # By hand, with scales 0.25, 0.08 and 0.3 for x, h and y; both weights are exact in int8.
     #   x = 1.1, 0.3      is read as 1.0, 0.25; halved 0.5, 0.125 = 6.25, 1.56 steps of 0.08, rounded 0.48, 0.16
     #   h = 0.55, 0.15    is read as 0.56, 0.16 (not as the 0.48, 0.16 of the int8 model); doubled 1.12, 0.32 = 3.73,
@@ -69,9 +69,7 @@ def test_each_layer_reads_the_float_tensor_and_rounds_its_own_result() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-def test_the_first_layer_gives_what_it_gives_in_the_int8_model(
-    residual: ir.Model, rng: np.random.Generator, target
-) -> None:
+def test_isolated_first_layer_equals_that_of_int8_model(residual: ir.Model, rng: np.random.Generator, target) -> None:
     x = rng.normal(0, 1, (1, 3, 8, 8)).astype("f")
     int8, _, prepared = quantize(residual, x, target=target)
     local = local_graph(prepared, int8)
@@ -97,14 +95,14 @@ def test_the_first_layer_gives_what_it_gives_in_the_int8_model(
     ],
     ids=["ort", "tensorrt", "vacc"],
 )
-def test_layers_are_named_by_their_result_and_moved_values_are_no_layer(
+def test_isolated_layers_are_named_by_result_without_moved_values(
     residual: ir.Model, rng: np.random.Generator, target, tensors: dict[str, bool]
 ) -> None:
     int8, _, prepared = quantize(residual, rng.normal(0, 1, (1, 3, 8, 8)).astype("f"), target=target)
     assert {layer.tensor: layer.qparams is not None for layer in local_graph(prepared, int8).layers} == tensors
 
 
-def test_symmetric_integers_are_clipped_as_in_the_model() -> None:
+def test_isolated_symmetric_integers_are_clipped_as_in_model() -> None:
     text = TWO_LAYERS.replace("[1, 1, 1, 2]", "[1, 1, 1, 4]")
     prepared = prepare(
         text_model(text, half=np.asarray([[[[0.5]]]], np.float32), twice=np.asarray([[[[2.0]]]], np.float32))
@@ -121,7 +119,7 @@ def test_symmetric_integers_are_clipped_as_in_the_model() -> None:
     )  # 0.496 is 7.94 steps of 1/16
 
 
-def test_a_tensor_times_a_constant_does_not_lend_its_scale(rng: np.random.Generator) -> None:
+def test_isolated_rescaled_tensor_does_not_lend_its_scale(rng: np.random.Generator) -> None:
     text = """
     <ir_version: 8, opset_import: ["": 17]>
     scaled (float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y) {
@@ -148,7 +146,7 @@ def test_a_tensor_times_a_constant_does_not_lend_its_scale(rng: np.random.Genera
         assert np.abs(values[layer.tensor] - values[layer.alone]).max() < 3 * step
 
 
-def test_values_moved_as_integers_are_followed_to_their_float_tensor(rng: np.random.Generator) -> None:
+def test_isolated_moved_integers_are_followed_to_float_tensor(rng: np.random.Generator) -> None:
     text = """
     <ir_version: 8, opset_import: ["": 17]>
     padded (float[1, 2, 4, 4] x) => (float[1, 2, 6, 6] y) {
@@ -167,9 +165,7 @@ def test_values_moved_as_integers_are_followed_to_their_float_tensor(rng: np.ran
     assert np.abs(values[layer.tensor] - values[layer.alone]).max() < 3 * float(layer.qparams.scale)
 
 
-def test_a_model_with_other_names_or_another_opset_has_no_layer_to_measure(
-    residual: ir.Model, rng: np.random.Generator
-) -> None:
+def test_isolated_model_of_other_names_or_opset_has_no_layers(residual: ir.Model, rng: np.random.Generator) -> None:
     int8, _, prepared = quantize(residual, rng.normal(0, 1, (1, 3, 8, 8)).astype("f"))
     other = int8.clone()
     other.opset_imports[""] = 21
@@ -180,7 +176,7 @@ def test_a_model_with_other_names_or_another_opset_has_no_layer_to_measure(
     assert local_graph(prepared, int8).layers == ()
 
 
-def test_both_models_stay_as_they_are(residual: ir.Model, rng: np.random.Generator) -> None:
+def test_isolated_leaves_both_models_unchanged(residual: ir.Model, rng: np.random.Generator) -> None:
     int8, _, prepared = quantize(residual, rng.normal(0, 1, (1, 3, 8, 8)).astype("f"))
     before = [ir.to_proto(model).SerializeToString(deterministic=True) for model in (prepared, int8)]
     local_graph(prepared, int8)

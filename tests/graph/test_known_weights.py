@@ -21,7 +21,7 @@ def integers(model: ir.Model) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     "target", [ORT, ORT.with_options(per_channel=False), VACC], ids=["per-channel", "per-tensor", "vacc"]
 )
-def test_model_with_known_weights_equals_the_one_written_alone(target: Target) -> None:
+def test_known_weights_model_equals_one_written_alone(target: Target) -> None:
     made, known = plan(MODEL, target), WeightIntegers()
     right = minmax_ranges(MODEL, made.observed, small_images(20, seed=1))
     # With input scales a millionth as large, biases need wider weight scales, so other integers.
@@ -31,7 +31,7 @@ def test_model_with_known_weights_equals_the_one_written_alone(target: Target) -
         assert ir.serde.serialize_model(shared) == ir.serde.serialize_model(alone)
 
 
-def test_integers_of_a_weight_are_one_array_in_all_models() -> None:
+def test_known_weights_are_one_array_in_all_models() -> None:
     made, known = plan(MODEL, ORT), WeightIntegers()
     ranges = minmax_ranges(MODEL, made.observed, small_images(20, seed=1))
     wider = {name: Range(2.0 * one.lo, 2.0 * one.hi) for name, one in ranges.items()}

@@ -75,7 +75,7 @@ def extra_memory_mb(path, out):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc to measure memory")
-def test_memory_stays_below_the_size_of_the_fp32_weights(tmp_path):
+def test_large_model_memory_stays_below_size_of_fp32_weights(tmp_path):
     """The int8 model is held three times while it is written: a little less than the fp32 weights once."""
     path = wide_model(tmp_path, 2048, 12)
     fp32_mb = (tmp_path / "wide.data").stat().st_size / 2**20
@@ -84,7 +84,7 @@ def test_memory_stays_below_the_size_of_the_fp32_weights(tmp_path):
     assert extra < fp32_mb + 40
 
 
-def test_external_weights_become_integers_in_one_file(tmp_path):
+def test_large_model_external_weights_become_integers_in_one_file(tmp_path):
     path = wide_model(tmp_path, 256, 2)
     extra_memory_mb(path, tmp_path / "int8.onnx")
     int8 = read_model(tmp_path / "int8.onnx", allow_quantized=True)
@@ -94,7 +94,7 @@ def test_external_weights_become_integers_in_one_file(tmp_path):
 
 
 @pytest.mark.skipif(not os.environ.get(BIG), reason=f"set {BIG} to quantize a model of 2.5 GB")
-def test_a_model_of_2_5_gb_within_4_gb_of_memory(tmp_path):
+def test_large_model_of_2_5_gb_is_quantized_within_4_gb(tmp_path):
     path = wide_model(tmp_path, 10240, 6)
     assert (tmp_path / "wide.data").stat().st_size > 2.5e9
     extra, layers = extra_memory_mb(path, tmp_path / "int8.onnx")

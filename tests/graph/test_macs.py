@@ -32,22 +32,22 @@ def model_of(batch: str, size: str):
 
 
 @pytest.mark.parametrize("batch", ["N", "1", "3"])
-def test_layers_worked_out_by_hand(batch: str) -> None:
+def test_multiply_adds_of_layers_equal_hand_count(batch: str) -> None:
     assert list(multiply_adds(model_of(batch, "8")).values()) == BY_HAND
 
 
-def test_open_sizes_are_those_of_the_input() -> None:
+def test_multiply_adds_open_sizes_are_those_of_input() -> None:
     model = model_of("N", "S")
     assert list(multiply_adds(model, (2, 4, 8, 8)).values()) == BY_HAND
     larger = list(multiply_adds(model, (1, 4, 16, 16)).values())
     assert larger == [4 * count for count in BY_HAND[:3]] + BY_HAND[3:]
 
 
-def test_what_does_not_follow_from_the_input_is_left_out() -> None:
+def test_multiply_adds_unknown_sizes_are_left_out() -> None:
     assert list(multiply_adds(model_of("N", "S")).values()) == BY_HAND[3:]
 
 
-def test_the_model_is_left_as_it_is() -> None:
+def test_multiply_adds_leaves_model_unchanged() -> None:
     model = model_of("N", "S")
     before = [str(value.shape) for node in model.graph for value in node.outputs]
     multiply_adds(model, (1, 4, 8, 8))
@@ -55,7 +55,7 @@ def test_the_model_is_left_as_it_is() -> None:
     assert str(model.graph.inputs[0].shape) == "[N,4,S,S]"
 
 
-def test_products_of_two_activations_count() -> None:
+def test_multiply_adds_products_of_two_activations_count() -> None:
     text = """
     <ir_version: 8, opset_import: ["": 17]>
     g (float[N, 3, 5, 7] input) => (float[N, 3, 5, 5] y) {
@@ -74,7 +74,7 @@ RESNET20 = (
 
 @pytest.mark.shared
 @pytest.mark.parametrize(("name", "total"), [("squeezenet1_1", 0.349e9), ("cifar_resnet20", RESNET20 + 64 * 10)])
-def test_published_totals(shared_assets, name: str, total: float) -> None:
+def test_multiply_adds_equal_published_totals(shared_assets, name: str, total: float) -> None:
     model = prepare(read_model(shared_assets / f"{name}.onnx")).model
     assert sum(multiply_adds(model).values()) == pytest.approx(total, rel=0.001)
 
@@ -82,7 +82,7 @@ def test_published_totals(shared_assets, name: str, total: float) -> None:
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
-def test_torchvisions_own_count(tmp_path, name: str) -> None:
+def test_multiply_adds_equal_torchvision_count(tmp_path, name: str) -> None:
     torchvision = pytest.importorskip("torchvision", reason="needs quantkit[torch]")
     torch = pytest.importorskip("torch", reason="needs quantkit[torch]")
     path = tmp_path / "network.onnx"
@@ -93,7 +93,7 @@ def test_torchvisions_own_count(tmp_path, name: str) -> None:
     assert counted / 1e9 == pytest.approx(weights.meta["_ops"], abs=0.001)
 
 
-def test_size_that_inference_loses_is_that_of_the_file() -> None:
+def test_multiply_adds_size_lost_by_inference_is_that_of_file() -> None:
     # torch's exporter writes as_strided as a Gather with indices from a Range over the batch.
     text = """
     <ir_version: 8, opset_import: ["": 17]>

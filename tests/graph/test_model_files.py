@@ -42,7 +42,7 @@ def save_external(model, folder, name="weights.bin"):
 X = RNG.normal(size=(2, 3, 8, 8)).astype(np.float32)
 
 
-def test_round_trip_of_one_file(tmp_path):
+def test_save_model_one_file_round_trips(tmp_path):
     model = tiny()
     model.metadata_props["classes"] = "4"
     save_model(model, tmp_path / "m.onnx")
@@ -52,7 +52,7 @@ def test_round_trip_of_one_file(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx"]
 
 
-def test_external_data_is_mapped_not_loaded(tmp_path):
+def test_read_model_external_data_is_mapped(tmp_path):
     path = save_external(tiny(w=RNG.normal(size=(4, 3, 5, 5)).astype(np.float32)), tmp_path)
     model = read_model(path)
     assert isinstance(model.graph.initializers["w"].const_value, ir.ExternalTensor)
@@ -63,7 +63,7 @@ def test_external_data_is_mapped_not_loaded(tmp_path):
     assert not (tmp_path / "one.onnx.data").exists()
 
 
-def test_small_external_tensors_are_read(tmp_path):
+def test_read_model_small_external_tensors_are_loaded(tmp_path):
     """Shapes and axes must be known to the checker and to shape inference."""
     model = read_model(save_external(tiny(), tmp_path))
     assert isinstance(model.graph.initializers["w"].const_value, ir.Tensor)
@@ -71,7 +71,7 @@ def test_small_external_tensors_are_read(tmp_path):
     assert run(model, X).shape == (2, 4)
 
 
-def test_external_data_behind_a_link_is_refused(tmp_path):
+def test_read_model_external_data_behind_link_is_refused(tmp_path):
     path = save_external(tiny(), tmp_path)
     elsewhere = tmp_path.parent / f"{tmp_path.name}-weights.bin"
     (tmp_path / "weights.bin").rename(elsewhere)
@@ -80,7 +80,7 @@ def test_external_data_behind_a_link_is_refused(tmp_path):
         read_model(path)
 
 
-def test_beyond_the_limit_tensors_go_beside_the_model(tmp_path, monkeypatch):
+def test_save_model_beyond_limit_writes_data_beside_model(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "INLINE_LIMIT_BYTES", 100)
     model = tiny()
     save_model(model, tmp_path / "m.onnx")
@@ -92,7 +92,7 @@ def test_beyond_the_limit_tensors_go_beside_the_model(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_killed_between_data_and_model_the_old_model_has_its_own_data(tmp_path, monkeypatch):
+def test_save_model_killed_before_model_keeps_old_model_and_data(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "INLINE_LIMIT_BYTES", 100)
     old, new = tiny(), tiny(w=RNG.normal(size=(4, 3, 3, 3)).astype(np.float32))
     save_model(old, tmp_path / "m.onnx")
@@ -111,7 +111,7 @@ def test_killed_between_data_and_model_the_old_model_has_its_own_data(tmp_path, 
     np.testing.assert_array_equal(run(read_model(tmp_path / "m.onnx"), X), run(new, X))
 
 
-def test_a_write_that_fails_leaves_model_and_data_as_they_were(tmp_path, monkeypatch):
+def test_save_model_failed_rename_keeps_model_and_data(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "INLINE_LIMIT_BYTES", 100)
     old = tiny()
     save_model(old, tmp_path / "m.onnx")
@@ -127,7 +127,7 @@ def test_a_write_that_fails_leaves_model_and_data_as_they_were(tmp_path, monkeyp
         assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_a_smaller_model_takes_the_old_data_file_away(tmp_path, monkeypatch):
+def test_save_model_smaller_removes_old_data_file(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "INLINE_LIMIT_BYTES", 100)
     save_model(tiny(), tmp_path / "m.onnx")
     monkeypatch.undo()
@@ -135,7 +135,7 @@ def test_a_smaller_model_takes_the_old_data_file_away(tmp_path, monkeypatch):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx"]
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+def test_save_model_failed_write_keeps_old_file(tmp_path, monkeypatch):
     save_model(tiny(), tmp_path / "m.onnx")
     before = (tmp_path / "m.onnx").read_bytes()
 
@@ -149,7 +149,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx"]
 
 
-def test_digest_is_that_of_the_file_and_of_its_external_data(tmp_path):
+def test_model_digest_covers_file_and_external_data(tmp_path):
     save_model(tiny(), tmp_path / "m.onnx")
     assert model_digest(tmp_path / "m.onnx") == sha256_file(tmp_path / "m.onnx")
     path = save_external(tiny(), tmp_path)
@@ -160,7 +160,7 @@ def test_digest_is_that_of_the_file_and_of_its_external_data(tmp_path):
     assert model_digest(path) != first
 
 
-def test_missing_file(tmp_path):
+def test_read_model_missing_file_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"absent\.onnx: there is no such model file"):
         read_model(tmp_path / "absent.onnx")
 
@@ -174,14 +174,14 @@ def test_missing_file(tmp_path):
     ],
     ids=["empty", "a web page", "zeros"],
 )
-def test_what_is_no_model(tmp_path, content, message):
+def test_read_model_other_content_is_refused(tmp_path, content, message):
     (tmp_path / "m.onnx").write_bytes(content)
     with pytest.raises(ModelError, match=message):
         read_model(tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])
-def test_truncated(tmp_path, share):
+def test_read_model_truncated_is_refused(tmp_path, share):
     save_model(tiny(), tmp_path / "m.onnx")
     content = (tmp_path / "m.onnx").read_bytes()
     (tmp_path / "m.onnx").write_bytes(content[: int(len(content) * share)])
@@ -189,14 +189,14 @@ def test_truncated(tmp_path, share):
         read_model(tmp_path / "m.onnx")
 
 
-def test_missing_external_data_is_named(tmp_path):
+def test_read_model_missing_external_data_is_named(tmp_path):
     path = save_external(tiny(), tmp_path)
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ModelError, match=r"its external data file 'weights\.bin' is missing; put it in"):
         read_model(path)
 
 
-def test_short_external_data_is_named(tmp_path):
+def test_read_model_short_external_data_is_named(tmp_path):
     path = save_external(tiny(), tmp_path)
     os.truncate(tmp_path / "weights.bin", 100)
     with pytest.raises(ModelError, match=r"weights\.bin: is too short for the tensor 'w'"):
@@ -204,7 +204,7 @@ def test_short_external_data_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["../weights.bin", "/etc/passwd", "sub/../../weights.bin", "C:\\weights.bin"])
-def test_external_data_outside_of_the_folder_is_refused(tmp_path, place):
+def test_read_model_external_data_outside_folder_is_refused(tmp_path, place):
     proto = onnx.load(save_external(tiny(), tmp_path), load_external_data=False)
     for entry in proto.graph.initializer[0].external_data:
         if entry.key == "location":
@@ -215,7 +215,7 @@ def test_external_data_outside_of_the_folder_is_refused(tmp_path, place):
 
 
 @pytest.mark.parametrize("position", [0, -1])
-def test_nan_in_a_weight_is_refused_by_name(tmp_path, position):
+def test_read_model_nan_in_weight_is_refused_by_name(tmp_path, position):
     weight = np.ones((4, 3, 3, 3), np.float32)
     weight.reshape(-1)[position] = np.nan
     save_model(tiny(w=weight), tmp_path / "m.onnx")
@@ -223,7 +223,7 @@ def test_nan_in_a_weight_is_refused_by_name(tmp_path, position):
         read_model(tmp_path / "m.onnx")
 
 
-def test_nan_in_a_constant_node_is_refused_too(tmp_path):
+def test_read_model_nan_in_constant_node_is_refused(tmp_path):
     model = tiny()
     proto = ir.to_proto(model)
     nan = numpy_helper.from_array(np.asarray("nan", np.float32), "value")
@@ -234,7 +234,7 @@ def test_nan_in_a_constant_node_is_refused_too(tmp_path):
 
 
 @pytest.mark.parametrize("op_type", ["QuantizeLinear", "QLinearConv", "DynamicQuantizeLinear"])
-def test_an_int8_model_is_refused_by_the_name_of_its_node(tmp_path, op_type):
+def test_read_model_quantized_is_refused_by_name_of_node(tmp_path, op_type):
     proto = ir.to_proto(tiny())
     proto.graph.node.add(op_type=op_type, name="the_node", input=["image"], output=["q"])
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
@@ -242,7 +242,7 @@ def test_an_int8_model_is_refused_by_the_name_of_its_node(tmp_path, op_type):
         read_model(tmp_path / "m.onnx")
 
 
-def test_an_int8_model_is_read_where_it_is_expected(tmp_path):
+def test_read_model_quantized_is_read_where_allowed(tmp_path):
     from graph_runs import quantize
 
     int8, _, _ = quantize(tiny(), X)
@@ -250,7 +250,7 @@ def test_an_int8_model_is_read_where_it_is_expected(tmp_path):
     assert len(read_model(tmp_path / "int8.onnx", allow_quantized=True).graph) == len(int8.graph)
 
 
-def test_an_invalid_graph_is_refused_in_one_line(tmp_path):
+def test_read_model_invalid_graph_is_refused_in_one_line(tmp_path):
     proto = ir.to_proto(tiny())
     proto.graph.node[0].input[1] = "nowhere"
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())

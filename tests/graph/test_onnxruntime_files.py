@@ -64,7 +64,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.keys())
 @pytest.mark.parametrize("level", ["BASIC", "EXTENDED"])
-def test_optimized_file_gives_the_int8_model_of_the_original(network, level, tmp_path):
+def test_onnxruntime_optimized_file_gives_int8_model_of_original(network, level, tmp_path):
     b = Builder()
     proto = b.model(network(b))
     plain = Outcome(proto, tmp_path)
@@ -79,7 +79,7 @@ def test_optimized_file_gives_the_int8_model_of_the_original(network, level, tmp
     assert abs(optimized.int8_db - plain.int8_db) < 3.0
 
 
-def test_file_optimized_for_one_processor_is_refused(tmp_path):
+def test_onnxruntime_file_for_one_processor_is_refused(tmp_path):
     b = Builder()
     x = b.op("Conv", "image", b.const(b.weights(16, 3, 3, 3)), domain="com.microsoft.nchwc")
     onnx.save(b.model(x, domains=["com.microsoft.nchwc"]), tmp_path / "model.onnx")
@@ -126,7 +126,7 @@ ROWS = {
 
 @pytest.mark.parametrize("build", ROWS.values(), ids=ROWS.keys())
 @pytest.mark.parametrize("opset", [13, 17, 20])
-def test_fused_operator_is_taken_back(build, opset, tmp_path):
+def test_onnxruntime_fused_operator_is_taken_back(build, opset, tmp_path):
     b = Builder()
     x = build(b, b.op("MatMul", "image", b.const(b.rng.normal(0, 0.25, (16, 16)))))
     result = b.op("MatMul", x, b.const(b.rng.normal(0, 0.25, (16, 5))))
@@ -148,7 +148,7 @@ def test_fused_operator_is_taken_back(build, opset, tmp_path):
     ],
 )
 @pytest.mark.parametrize("addend", [False, True])
-def test_fused_conv_is_taken_back(activation, numbers, addend, tmp_path):
+def test_onnxruntime_fused_conv_is_taken_back(activation, numbers, addend, tmp_path):
     b = Builder()
     others = [b.conv("image", 3, 8)] if addend else []
     more = {"activation_params": numbers} if numbers else {}
@@ -182,13 +182,13 @@ def only_another_import(proto):
 
 
 @pytest.mark.parametrize("damage", [unsorted, no_output_type, no_graph_name, only_another_import])
-def test_model_that_onnxruntime_loads_is_read(damage, tmp_path):
+def test_read_model_that_onnxruntime_loads_is_read(damage, tmp_path):
     proto = small()
     damage(proto)
     assert_int8(Outcome(proto, tmp_path), ["Conv", "Gemm"])
 
 
-def test_initializers_of_ir_3_need_not_be_inputs(tmp_path):
+def test_read_model_initializers_of_ir_3_need_not_be_inputs(tmp_path):
     b = Builder()
     x = b.op("Dropout", b.op("Relu", b.norm(b.conv("image", 3, 8), 8)), ratio=0.5)
     flat = b.op("Reshape", b.op("GlobalAveragePool", x), b.const([-1, 8], np.int64))
@@ -196,13 +196,13 @@ def test_initializers_of_ir_3_need_not_be_inputs(tmp_path):
     assert_int8(Outcome(b.model(result, opset=7, ir_version=3), tmp_path), ["Conv", "Gemm"])
 
 
-def test_missing_import_of_com_microsoft_is_supplied(tmp_path):
+def test_read_model_missing_microsoft_import_is_supplied(tmp_path):
     b = Builder()
     x = b.op("QuickGelu", b.conv("image", 3, 8), domain=MICROSOFT)
     assert_int8(Outcome(b.model(b.head(x, 8)), tmp_path), ["Conv", "Gemm"])
 
 
-def test_layer_norm_of_onnxruntime_in_an_old_opset_is_read(tmp_path):
+def test_read_model_onnxruntime_layer_norm_in_old_opset_is_read(tmp_path):
     b = Builder()
     scale = b.const(b.rng.uniform(0.5, 1.5, 16))
     x = b.op("LayerNormalization", b.conv("image", 3, 8), scale, axis=-1)
@@ -213,7 +213,7 @@ def test_layer_norm_of_onnxruntime_in_an_old_opset_is_read(tmp_path):
     )
 
 
-def test_circle_of_nodes_is_refused(tmp_path):
+def test_read_model_circle_of_nodes_is_refused(tmp_path):
     proto = small()
     proto.graph.node[0].input[0] = proto.graph.node[1].output[0]
     onnx.save(proto, tmp_path / "model.onnx")
@@ -225,7 +225,7 @@ NEWEST = onnx.defs.onnx_opset_version()
 
 
 @pytest.mark.skipif(newest_int8_opset() == NEWEST, reason="onnxruntime has kernels for every opset that onnx knows")
-def test_opset_newer_than_the_integer_kernels_is_lowered_or_refused(tmp_path):
+def test_prepare_opset_newer_than_kernels_is_lowered_or_refused(tmp_path):
     outcome = Outcome(small(opset=NEWEST, ir_version=13), tmp_path)
     assert outcome.prepared.opset_imports[""] == newest_int8_opset()
     assert_int8(outcome, ["Conv", "Gemm"])
@@ -241,13 +241,13 @@ def test_opset_newer_than_the_integer_kernels_is_lowered_or_refused(tmp_path):
         prepare(ir.from_proto(b.model(x, opset=NEWEST)))
 
 
-def test_kernel_shape_is_written(tmp_path):
+def test_prepare_missing_kernel_shape_is_written(tmp_path):
     outcome = Outcome(small(), tmp_path)
     convs = [node for node in outcome.int8.graph if node.op_type == "Conv"]
     assert [tuple(node.attributes["kernel_shape"].as_ints()) for node in convs] == [(3, 3)]
 
 
-def test_names_made_up_do_not_collide(tmp_path):
+def test_prepare_new_names_do_not_collide(tmp_path):
     proto = small()
     names = {"conv_0_0": "image.quantized", "relu_1_0": "image.dequantized"}
     for node in proto.graph.node:

@@ -36,7 +36,7 @@ def check(build, tmp_path, opset=19):
 
 @pytest.mark.parametrize("attributes", POOLS, ids=str)
 @pytest.mark.parametrize("op_type", ["AveragePool", "MaxPool"])
-def test_pool(op_type, attributes, tmp_path):
+def test_limits_pool_of_any_attributes_loads_and_agrees(op_type, attributes, tmp_path):
     outcome = check(lambda b, x: b.op(op_type, x, **attributes), tmp_path)
     how, why = outcome.row(op_type)
     if op_type == "AveragePool" and "dilations" in attributes:
@@ -62,7 +62,7 @@ SIZES = {
     list(itertools.product(["nearest", "linear", "cubic"], ["half_pixel", "asymmetric", "align_corners"])),
 )
 @pytest.mark.parametrize("given", SIZES.values(), ids=SIZES.keys())
-def test_resize(mode, transformation, given, tmp_path):
+def test_limits_resize_of_any_mode_loads_and_agrees(mode, transformation, given, tmp_path):
     def build(b, x):
         operands, attributes = given(b)
         return b.op("Resize", x, *operands, mode=mode, coordinate_transformation_mode=transformation, **attributes)
@@ -72,12 +72,12 @@ def test_resize(mode, transformation, given, tmp_path):
     assert how == "passed on" or why
 
 
-def test_resize_with_axes_of_a_fixed_batch_passes_integers_on(tmp_path):
+def test_limits_resize_with_axes_of_fixed_batch_passes_integers(tmp_path):
     outcome = check(lambda b, x: b.op("Resize", x, "", b.const([2.0, 2.0]), axes=[2, 3], mode="nearest"), tmp_path)
     assert outcome.row("Resize")[0] == "passed on"
 
 
-def test_resize_to_sizes_known_at_run_time_loads_in_every_mode(tmp_path):
+def test_limits_resize_to_run_time_sizes_loads_in_every_mode(tmp_path):
     def build(mode):
         def add(b, x):
             leading = b.op("Slice", b.op("Shape", x), b.const([0], np.int64), b.const([2], np.int64))
@@ -106,7 +106,7 @@ def test_resize_to_sizes_known_at_run_time_loads_in_every_mode(tmp_path):
         ("Softmax", {"axis": 1}),
     ],
 )
-def test_function(op_type, attributes, tmp_path):
+def test_limits_activation_function_loads_and_agrees(op_type, attributes, tmp_path):
     check(lambda b, x: b.op(op_type, x, **attributes), tmp_path, opset=20)
 
 
@@ -114,12 +114,12 @@ def test_function(op_type, attributes, tmp_path):
 @pytest.mark.parametrize(
     "constant", [1.5, -0.5, np.linspace(0.5, 2, 8).reshape(8, 1, 1)], ids=["1.5", "-0.5", "channels"]
 )
-def test_arithmetic_with_a_constant(op_type, constant, tmp_path):
+def test_limits_arithmetic_with_constant_loads_and_agrees(op_type, constant, tmp_path):
     check(lambda b, x: b.op(op_type, x, b.const(constant)), tmp_path)
 
 
 @pytest.mark.parametrize("op_type", ["Max", "Min"])
-def test_limits_by_a_number_become_a_clip(op_type, tmp_path):
+def test_limits_min_and_max_by_number_become_clip(op_type, tmp_path):
     outcome = check(lambda b, x: b.op(op_type, b.const(0.7), x), tmp_path)
     assert outcome.ops().count("Clip") == 2
     assert op_type not in outcome.ops()

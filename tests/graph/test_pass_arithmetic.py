@@ -25,7 +25,7 @@ def model_of(body, **constants):
         ("y = HardSwish (x)", ["HardSigmoid", "Mul"]),
     ],
 )
-def test_rewritten(body, ops):
+def test_arithmetic_pass_rewrites_to_same_values(body, ops):
     constants = {"c": np.array([0.3, -2.0, 7.0], np.float32).reshape(3, 1, 1)} if "c" in body else {}
     model = model_of(body, **constants)
     x = (RNG.normal(size=(2, 3, 4, 4)) * 5).astype(np.float32)
@@ -53,5 +53,5 @@ def test_rewritten(body, ops):
         "no constant",
     ],
 )
-def test_left_alone(body, constants):
+def test_arithmetic_pass_leaves_other_nodes_alone(body, constants):
     assert not PlainArithmeticPass()(model_of(body, **constants)).modified

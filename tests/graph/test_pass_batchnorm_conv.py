@@ -20,7 +20,7 @@ def norm(channels):
 
 
 @pytest.mark.parametrize("spatial", [1, 2, 3])
-def test_same_values_for_every_rank(spatial):
+def test_batchnorm_conv_pass_any_rank_keeps_values(spatial):
     sizes = ", ".join(["5"] * spatial)
     model = text_model(
         f"""<ir_version: 8, opset_import: ["" : 17]>
@@ -40,7 +40,7 @@ def test_same_values_for_every_rank(spatial):
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["rank 2", "unknown rank"])
-def test_left_alone_without_spatial_axes(known):
+def test_batchnorm_conv_pass_without_spatial_axes_leaves_alone(known):
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 17]>
         g (float[N, 6] x) => (float[N, 6] y) { y = BatchNormalization (x, gamma, beta, mean, var) }""",
@@ -76,7 +76,7 @@ def iresnet():
     return text_model(IRESNET, **weights, wf=f32(10, 8), bf=f32(10), **norm(8))
 
 
-def test_iresnet_middle_blocks_hold_no_float_island(tmp_path):
+def test_batchnorm_conv_pass_iresnet_blocks_stay_integer(tmp_path):
     """Each block's batch norm and ReLU run inside one integer convolution."""
     model, x = iresnet(), f32(8, 3, 16, 16)
     int8, plan, _ = quantize(model, x)
@@ -88,7 +88,7 @@ def test_iresnet_middle_blocks_hold_no_float_island(tmp_path):
     assert {row.how for row in plan.explain() if row.op_type == "Relu" and row.kind == "operator"} == {"absorbed"}
 
 
-def test_one_weight_to_a_channel_loses_nothing():
+def test_batchnorm_conv_pass_depthwise_weights_are_exact():
     """Its int8 value is 127 or -127, whatever the gamma: only the activations are rounded."""
     int8, _, _ = quantize(iresnet(), f32(8, 3, 16, 16))
     stored = [
@@ -117,7 +117,7 @@ g (float[N, 3, 16, 16] x) => (float[N, 10] logits) {
 }"""
 
 
-def test_rectified_shortcut_costs_no_operator_of_its_own(tmp_path):
+def test_batchnorm_conv_pass_rectified_shortcut_adds_no_operator(tmp_path):
     weights = {"w0": f32(8, 3, 3, 3), "w3": f32(8, 3, 3, 3), "w1": f32(8, 8, 3, 3) * 0.2}
     model, x = text_model(RECTIFIED_SHORTCUT, **weights, wf=f32(10, 8), bf=f32(10), **norm(8)), f32(8, 3, 16, 16)
     int8, plan, _ = quantize(model, x)

@@ -33,7 +33,7 @@ g (float[N, 4, 6, 6] x) => (float[N, 8, 6, 6] y) {
 
 
 @pytest.mark.parametrize("group", [1, 2, 4])
-def test_batch_norm_into_conv(group):
+def test_fold_affine_pass_folds_batch_norm_into_conv(group):
     weights = norm(8) | {"w": f32(8, 4 // group, 3, 3), "b": f32(8)}
     model = text_model(
         CONV_BN.replace("GROUP", str(group)).replace("float[N, 8, 6, 6] y)", "float[N, 8, 6, 6] y)"), **weights
@@ -47,7 +47,7 @@ def test_batch_norm_into_conv(group):
     np.testing.assert_allclose(run(result.model, x), before, rtol=1e-5, atol=1e-5)
 
 
-def test_variance_below_epsilon_and_dead_channels():
+def test_fold_affine_pass_small_variance_and_dead_channels_keep_values():
     weights = norm(8, gamma=np.array([0, 1, -1, 1e-20, 1, 1, 1, 1], np.float32), var=np.full(8, 1e-9, np.float32))
     model = text_model(CONV_BN.replace("GROUP", "1"), **weights, w=f32(8, 4, 3, 3), b=f32(8))
     x = f32(2, 4, 6, 6)
@@ -55,7 +55,7 @@ def test_variance_below_epsilon_and_dead_channels():
     np.testing.assert_allclose(run(FoldAffinePass()(model).model, x), before, rtol=1e-4, atol=1e-4)
 
 
-def test_impossible_variance_is_refused_with_node_and_channel():
+def test_fold_affine_pass_impossible_variance_names_node_and_channel():
     variance = np.array([1, 1, -3, 1, 1, 1, 1, 1], np.float32)
     model = text_model(CONV_BN.replace("GROUP", "1"), **norm(8, var=variance), w=f32(8, 4, 3, 3), b=f32(8))
     with pytest.raises(ModelError, match=r"batch norm 'y' has variance -3.0 in channel 2"):
@@ -63,7 +63,7 @@ def test_impossible_variance_is_refused_with_node_and_channel():
 
 
 @pytest.mark.parametrize("group", [1, 2])
-def test_batch_norm_into_transposed_conv(group):
+def test_fold_affine_pass_folds_batch_norm_into_transposed_conv(group):
     model = text_model(
         f"""<ir_version: 8, opset_import: ["" : 17]>
         g (float[N, 4, 5, 5] x) => (float[N, 6, 10, 10] y) {{
@@ -81,7 +81,7 @@ def test_batch_norm_into_transposed_conv(group):
 
 
 @pytest.mark.parametrize("trans", [0, 1])
-def test_batch_norm_into_gemm(trans):
+def test_fold_affine_pass_folds_batch_norm_into_gemm(trans):
     model = text_model(
         f"""<ir_version: 8, opset_import: ["" : 17]>
         g (float[N, 5] x) => (float[N, 3] y) {{
@@ -99,7 +99,7 @@ def test_batch_norm_into_gemm(trans):
     np.testing.assert_allclose(run(result.model, x), before, rtol=1e-5, atol=1e-5)
 
 
-def test_scales_and_shifts_written_one_by_one():
+def test_fold_affine_pass_folds_separate_scales_and_shifts():
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 17]>
         g (float[N, 4, 6, 6] x) => (float[N, 8, 6, 6] y) {
@@ -122,7 +122,7 @@ def test_scales_and_shifts_written_one_by_one():
     np.testing.assert_allclose(run(result.model, x), before, rtol=1e-5, atol=1e-5)
 
 
-def test_shared_weights_are_copied_not_changed_for_the_other_layer():
+def test_fold_affine_pass_shared_weights_are_copied():
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 17]>
         g (float[N, 4, 6, 6] x) => (float[N, 4, 6, 6] y, float[N, 4, 6, 6] z) {
@@ -159,7 +159,7 @@ LEFT_ALONE = {
 
 
 @pytest.mark.parametrize("body", LEFT_ALONE.values(), ids=LEFT_ALONE)
-def test_left_alone(body):
+def test_fold_affine_pass_leaves_other_nodes_alone(body):
     pool = norm(4) | {"w": f32(4, 4, 1, 1), "mean4": f32(4, 1, 1, 1), "plane": f32(6, 6), "gamma4": f32(4, 1, 1)}
     used = {name: value for name, value in pool.items() if f"{name})" in body or f"{name}," in body}
     model = text_model(
@@ -175,7 +175,7 @@ def test_left_alone(body):
     assert [node.op_type for node in result.model.graph] == before
 
 
-def test_a_conv_that_is_a_graph_output_is_left_alone():
+def test_fold_affine_pass_conv_that_is_output_is_left_alone():
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 17]>
         g (float[N, 4, 6, 6] x) => (float[N, 4, 6, 6] c, float[N, 4, 6, 6] y) {

@@ -11,7 +11,7 @@ from quantkit.graph.passes.fold_constants import FoldConstantsPass
 RNG = np.random.default_rng(3)
 
 
-def test_a_chain_folds_in_one_walk():
+def test_fold_constants_pass_folds_chain_in_one_walk():
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 17]>
         g (float[N, 4] x) => (float[N, 3] y) {
@@ -39,7 +39,7 @@ def test_a_chain_folds_in_one_walk():
     ],
     ids=["reads the input", "random", "grows beyond its operands"],
 )
-def test_left_alone(body):
+def test_fold_constants_pass_leaves_other_nodes_alone(body):
     shape = "[N, 600, 600]" if "big" in body else "[N, 1]"
     constants = {"c": np.ones((1, 1), np.float32)}
     if "big" in body:
@@ -52,7 +52,7 @@ def test_left_alone(body):
     assert not FoldConstantsPass()(model).modified
 
 
-def test_a_constant_node_that_cannot_run_is_named():
+def test_fold_constants_pass_node_that_cannot_run_is_named():
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 17]>
         g (float[N, 4] x) => (float[N, 4] y) {

@@ -35,7 +35,7 @@ ASYMMETRIC = np.array([0, 0, 0, 1, 0, 0, 2, 3], np.int64)
     ],
     ids=["without value", "value zero", "with axes"],
 )
-def test_into_conv(body, constants):
+def test_fold_pad_pass_folds_into_conv(body, constants):
     model = model_of(body, **constants)
     x = RNG.normal(size=(2, 4, 7, 7)).astype(np.float32)
     before = run(model, x)
@@ -46,7 +46,7 @@ def test_into_conv(body, constants):
 
 
 @pytest.mark.parametrize("include", [0, 1])
-def test_into_average_pool_counts_the_zeros_as_before(include):
+def test_fold_pad_pass_average_pool_counts_zeros_as_before(include):
     pool = f"y = AveragePool <kernel_shape = [3, 3], count_include_pad = {include}> (p)"
     model = model_of(f"p = Pad (x, pads) {pool}", "N, 4, A, B", pads=np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
     x = RNG.normal(size=(2, 4, 7, 7)).astype(np.float32)
@@ -76,12 +76,12 @@ LEFT_ALONE = {
 
 
 @pytest.mark.parametrize(("body", "constants"), LEFT_ALONE.values(), ids=LEFT_ALONE)
-def test_left_alone(body, constants):
+def test_fold_pad_pass_leaves_other_nodes_alone(body, constants):
     out = "N, 4, A, B" if ", w)" not in body else "N, 6, A, B"
     assert not FoldPadPass()(model_of(body, out, **constants)).modified
 
 
-def test_padded_channels_are_left_alone():
+def test_fold_pad_pass_padded_channels_are_left_alone():
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 18]>
         g (float[N, 2, 7, 7] x) => (float[N, 6, 7, 7] y) {

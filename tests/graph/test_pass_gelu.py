@@ -24,7 +24,7 @@ def model_of(body, **others):
 
 
 @pytest.mark.parametrize("body", ORDERS.values(), ids=ORDERS)
-def test_reordered(body, tmp_path):
+def test_gelu_pass_reorders_to_same_values(body, tmp_path):
     model = model_of(body)
     x = (RNG.normal(size=(16, 8)) * 3).astype(np.float32)
     before = run(model, x, optimize=False)
@@ -44,5 +44,5 @@ LEFT_ALONE = {
 
 
 @pytest.mark.parametrize("body", LEFT_ALONE.values(), ids=LEFT_ALONE)
-def test_left_alone(body):
+def test_gelu_pass_leaves_other_nodes_alone(body):
     assert not GeluOrderPass()(model_of(body)).modified

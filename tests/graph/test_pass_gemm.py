@@ -31,7 +31,7 @@ def model_of(attributes, inputs, **constants):
     ],
     ids=["alpha", "alpha and beta", "one number for all", "a row"],
 )
-def test_simplified(attributes, inputs, constants):
+def test_gemm_pass_simplifies_to_same_values(attributes, inputs, constants):
     model = model_of(attributes, inputs, **constants)
     x = f32(4, 5)
     before = run(model, x)
@@ -53,5 +53,5 @@ def test_simplified(attributes, inputs, constants):
     ],
     ids=["plain already", "transposed input", "a whole matrix added", "computed weights"],
 )
-def test_left_alone(attributes, inputs, constants):
+def test_gemm_pass_leaves_other_nodes_alone(attributes, inputs, constants):
     assert not PlainGemmPass()(model_of(attributes, inputs, **constants)).modified

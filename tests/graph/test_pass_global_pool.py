@@ -28,7 +28,7 @@ def model_of(body, opset, out, **constants):
         ("y = GlobalMaxPool (x)", 20, "N, 3, 1, 1", ["ReduceMax"]),
     ],
 )
-def test_rewritten(body, opset, out, ops):
+def test_global_pool_pass_rewrites_to_same_values(body, opset, out, ops):
     constants = {"axes": np.array([2, 3], np.int64)} if "axes)" in body else {}
     model = model_of(body, opset, out, **constants)
     before = run(model, X)
@@ -48,5 +48,5 @@ def test_rewritten(body, opset, out, ops):
     ],
     ids=["channels", "rows only", "channels too", "everything"],
 )
-def test_other_axes_are_left_alone(body, out):
+def test_global_pool_pass_leaves_other_axes_alone(body, out):
     assert not GlobalPoolPass()(model_of(body, 17, out)).modified

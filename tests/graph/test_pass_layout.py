@@ -69,7 +69,7 @@ ACTIVATIONS = {"Relu": lambda b, x: b.op("Relu", x), "relu6": relu6, "swish": sw
 
 @pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS.keys())
 @pytest.mark.parametrize("image", [("N", 16, 16, 3), ("N", 3, 16, 16)], ids=["NHWC input", "NCHW input"])
-def test_channels_last_is_no_larger_than_its_twin(activation, image, tmp_path):
+def test_layout_pass_channels_last_is_no_larger_than_its_twin(activation, image, tmp_path):
     last, first = Last(), Last(first=True)
     if image[-1] != 3:
         last.nodes = [onnx.helper.make_node("Transpose", ["image"], ["last"], name="door", perm=TO_LAST)]
@@ -85,7 +85,7 @@ def test_channels_last_is_no_larger_than_its_twin(activation, image, tmp_path):
     assert sorted(outcome.ops()) == sorted(door + twin.ops())
 
 
-def test_transposes_that_do_not_cancel_stay(tmp_path):
+def test_layout_pass_transposes_that_do_not_cancel_stay(tmp_path):
     """Layer norm over channels, as in ConvNeXt: nothing is saved, so nothing is moved."""
     b = Builder()
     x = b.op("Transpose", b.conv("image", 3, 8), perm=TO_LAST)
@@ -109,7 +109,7 @@ REST = {
 
 
 @pytest.mark.parametrize("rest", REST.values(), ids=REST.keys())
-def test_result_is_that_of_the_original(rest):
+def test_layout_pass_keeps_values(rest):
     b = Builder()
     x = b.op("Conv", b.op("Transpose", "image", perm=TO_FIRST), b.const(b.weights(8, 3, 3, 3)))
     x = b.op("Relu", b.op("Mul", b.op("Transpose", x, perm=TO_LAST), b.const(np.linspace(-1, 1, 8))))
@@ -122,7 +122,7 @@ def test_result_is_that_of_the_original(rest):
     assert sqnr_db(run(model, image), run(prepared, image)) > 110
 
 
-def test_layout_mean_over_space_behind_channels_last_norm_becomes_a_pool():
+def test_layout_pass_mean_behind_channels_last_norm_becomes_pool():
     """Swin ends so: normalized with channels last, then averaged over height and width with channels first."""
     text = """<ir_version: 8, opset_import: ["": 17]>
     g (float[N, 3, 8, 8] image) => (float[N, 4] scores)

@@ -30,29 +30,29 @@ def check(model, x, ops):
     return result.model
 
 
-def test_rows_of_a_matrix():
+def test_linear_pass_rows_of_matrix_become_gemm():
     check(model_of("m = MatMul (x, w) y = Add (m, b)", "N, 5", "N, 3", w=f32(5, 3), b=f32(3)), f32(4, 5), ["Gemm"])
 
 
 @pytest.mark.parametrize("body", ["m = MatMul (x, w) y = Add (m, b)", "m = MatMul (x, w) y = Add (b, m)"])
-def test_tokens(body):
+def test_linear_pass_tokens_become_gemm(body):
     model = model_of(body, "N, 7, 5", "N, 7, 3", w=f32(5, 3), b=f32(3))
     check(model, f32(2, 7, 5), ["Reshape", "Gemm", "Reshape"])
 
 
-def test_two_dynamic_sizes_are_read_from_the_input():
+def test_linear_pass_two_dynamic_sizes_are_read_from_input():
     model = model_of("m = MatMul (x, w) y = Add (m, b)", "N, T, 5", "N, T, 3", w=f32(5, 3), b=f32(3))
     rewritten = check(model, f32(2, 9, 5), ["Reshape", "Shape", "Slice", "Concat", "Gemm", "Reshape"])
     assert run(rewritten, f32(3, 4, 5)).shape == (3, 4, 3)
 
 
-def test_layer_scale_behind_a_transpose_is_folded_into_the_weights():
+def test_linear_pass_layer_scale_behind_transpose_is_folded():
     body = "m = MatMul (x, w) a = Add (m, b) t = Transpose <perm = [0, 3, 1, 2]> (a) y = Mul (t, gamma)"
     model = model_of(body, "N, 4, 4, 5", "N, 3, 4, 4", w=f32(5, 3), b=f32(3), gamma=f32(3, 1, 1))
     check(model, f32(2, 4, 4, 5), ["Reshape", "Gemm", "Reshape", "Transpose"])
 
 
-def test_scale_between_product_and_bias():
+def test_linear_pass_scale_between_product_and_bias_is_folded():
     model = model_of("m = MatMul (x, w) s = Mul (m, c) y = Add (s, b)", "N, 5", "N, 3", w=f32(5, 3), c=f32(1), b=f32(3))
     check(model, f32(4, 5), ["Gemm"])
 
@@ -82,5 +82,5 @@ LEFT_ALONE = {
 
 
 @pytest.mark.parametrize(("body", "dims", "out", "constants"), LEFT_ALONE.values(), ids=LEFT_ALONE)
-def test_left_alone(body, dims, out, constants):
+def test_linear_pass_leaves_other_nodes_alone(body, dims, out, constants):
     assert not LinearToGemmPass()(model_of(body, dims, out, **constants)).modified

@@ -33,7 +33,7 @@ NO_OPS = {
 
 
 @pytest.mark.parametrize(("body", "constants", "ops"), NO_OPS.values(), ids=NO_OPS)
-def test_removed(body, constants, ops):
+def test_no_ops_pass_removes_nodes_without_effect(body, constants, ops):
     model = model_of(body, **constants)
     before = run(model, X)
     result = RemoveNoOpsPass()(model)
@@ -58,5 +58,5 @@ LEFT_ALONE = {
 
 
 @pytest.mark.parametrize(("body", "constants"), LEFT_ALONE.values(), ids=LEFT_ALONE)
-def test_left_alone(body, constants):
+def test_no_ops_pass_leaves_other_nodes_alone(body, constants):
     assert not RemoveNoOpsPass()(model_of(body, **constants)).modified

@@ -42,7 +42,7 @@ SLICED = """s = Shape (x) a = Slice (s, zero1, one1) f = Concat <axis = 0> (a, m
     ids=["flatten by view(x.size(0), -1)", "channel shuffle", "leading sizes by Slice", "Slice with steps"],
 )
 @pytest.mark.parametrize("batch", [1, 3])
-def test_batch_size_is_repeated_not_read(body, out, constants, expected, batch):
+def test_constant_shapes_pass_batch_size_is_repeated(body, out, constants, expected, batch):
     model = model_of(body, out, **constants)
     x = RNG.normal(size=(batch, 8, 4, 4)).astype(np.float32)
     before = run(model, x)
@@ -51,7 +51,7 @@ def test_batch_size_is_repeated_not_read(body, out, constants, expected, batch):
     np.testing.assert_array_equal(run(result.model, x), before)
 
 
-def test_a_multiple_of_the_batch_size_becomes_minus_one():
+def test_constant_shapes_pass_multiple_of_batch_becomes_minus_one():
     """Attention in torch puts batch and heads on one axis."""
     body = """s = Shape (x) n = Gather (s, zero) h = Mul (n, heads) u = Unsqueeze (h, axis)
       f = Concat <axis = 0> (first, u, last) y = Reshape (x, f)"""
@@ -63,7 +63,7 @@ def test_a_multiple_of_the_batch_size_becomes_minus_one():
     np.testing.assert_array_equal(run(result.model, x), before)
 
 
-def test_batch_size_in_another_place_becomes_minus_one():
+def test_constant_shapes_pass_batch_in_other_place_becomes_minus_one():
     body = "s = Shape <start = 0, end = 1> (x) f = Concat <axis = 0> (head, s) y = Reshape (x, f)"
     model = model_of(body, "128, N", head=[128])
     x = RNG.normal(size=(3, 8, 4, 4)).astype(np.float32)
@@ -73,7 +73,7 @@ def test_batch_size_in_another_place_becomes_minus_one():
     np.testing.assert_array_equal(run(result.model, x), before)
 
 
-def test_sizes_that_are_all_fixed_become_constants():
+def test_constant_shapes_pass_fixed_sizes_become_constants():
     body = "s = Shape <start = 1> (x) p = ReduceProd <keepdims = 1> (s) f = Concat <axis = 0> (p, p) y = Expand (x, s)"
     model = model_of(body, "N, 8, 4, 4")
     result = ConstantShapesPass()(model)
@@ -94,7 +94,7 @@ def test_sizes_that_are_all_fixed_become_constants():
     ],
     ids=["two unknown sizes", "zeros allowed", "the batch size moved beside a -1"],
 )
-def test_left_alone(body, dims, out):
+def test_constant_shapes_pass_leaves_other_nodes_alone(body, dims, out):
     model = model_of(body, out, dims, **({"minus": [-1]} if "minus" in body else {}))
     result = ConstantShapesPass()(model)
     assert reshape_constant(result.model) is None

@@ -54,13 +54,13 @@ def network():
 X = f32(16, 3, 12, 12)
 
 
-def test_observed_is_only_what_is_computed():
+def test_plan_observes_only_what_is_computed():
     """Neither what passes a pool or a concatenation, nor what a ReLU hides, nor the class scores."""
     made = plan(prepare(network()).model, ORT)
     assert made.observed == ("image", "stem_relu", "left_relu", "right_relu", "main", "main2", "total_relu", "mean")
 
 
-def test_a_concatenation_and_the_pool_behind_it_share_the_range_of_both_branches():
+def test_plan_concatenation_and_pool_share_range_of_branches():
     made = plan(prepare(network()).model, ORT)
     group = made.group_of["joined"]
     assert group.tensors == ("left_relu", "right_relu", "joined", "pooled")
@@ -72,7 +72,7 @@ def test_a_concatenation_and_the_pool_behind_it_share_the_range_of_both_branches
     assert float(parameters["pooled"].scale) == pytest.approx(top / 255, rel=1e-6)
 
 
-def test_what_several_concatenations_read_keeps_its_own_range():
+def test_plan_input_of_several_concatenations_keeps_own_range():
     """In a dense block later features reach further, and would take the levels of all earlier ones."""
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 18]>
@@ -100,21 +100,21 @@ def test_what_several_concatenations_read_keeps_its_own_range():
     assert parameters["three"].scale > 5 * parameters["two"].scale
 
 
-def test_layers_and_their_convolution_indices():
+def test_plan_layers_have_convolution_indices():
     made = plan(prepare(network()).model, ORT)
     assert made.conv_index == {"stem": 0, "left": 1, "right": 2, "main": 3, "main2": 4}
     assert [(layer.node, layer.op_type, layer.channel_axis) for layer in made.layers][-1] == ("logits", "Gemm", 0)
     assert made.absorbed == {"stem_relu": "stem", "left_relu": "left", "right_relu": "right", "total_relu": "total"}
 
 
-def test_vacc_quantizes_what_layers_read_and_nothing_else():
+def test_plan_vacc_quantizes_only_what_layers_read():
     made = plan(prepare(network()).model, VACC)
     assert made.observed == ("image", "stem_relu", "pooled", "flat")
     assert {group.tensors for group in made.groups} == {(name,) for name in made.observed}
     assert made.absorbed == {}
 
 
-def test_tensorrt_adds_one_branch_in_the_accumulators_of_the_convolution():
+def test_plan_tensorrt_adds_one_branch_in_accumulators():
     made = plan(prepare(network()).model, TENSORRT)
     assert "main2" in made.observed
     assert "main" not in made.observed
@@ -132,7 +132,7 @@ def test_tensorrt_adds_one_branch_in_the_accumulators_of_the_convolution():
     ids=["name", "glob", "regex", "conv index", "both"],
 )
 @pytest.mark.parametrize("target", [ORT, VACC, TENSORRT], ids=lambda target: target.name)
-def test_skipped_layers_stay_in_float(options, skipped, target):
+def test_plan_skipped_layers_stay_in_float(options, skipped, target):
     model = network()
     int8, made, _ = quantize(model, X, target=target, options=options)
     assert skipped.isdisjoint(layer.node for layer in made.layers)
@@ -151,18 +151,18 @@ def test_skipped_layers_stay_in_float(options, skipped, target):
         (PlanOptions(skip_convs=(-1,)), r"there is no conv -1"),
     ],
 )
-def test_a_rule_that_matches_nothing_is_an_error(options, message):
+def test_plan_rule_that_matches_nothing_is_refused(options, message):
     with pytest.raises(UsageError, match=message):
         plan(prepare(network()).model, ORT, options)
 
 
-def test_nothing_left_to_quantize_is_an_error():
+def test_plan_without_quantized_operator_is_refused():
     everything = PlanOptions(skip=("*",))
     with pytest.raises(ModelError, match="no operator is left to quantize"):
         plan(prepare(network()).model, ORT, everything)
 
 
-def test_every_float_tensor_and_operator_has_a_row_and_float_ones_a_reason():
+def test_plan_explain_has_row_for_all_and_reason_for_float():
     prepared = prepare(network()).model
     rows = plan(prepared, ORT, PlanOptions(skip=("right",))).explain()
     operators = [row for row in rows if row.kind == "operator"]
@@ -178,14 +178,14 @@ def test_every_float_tensor_and_operator_has_a_row_and_float_ones_a_reason():
     assert by_name["tensor", "pooled"].why == "range of left_relu, right_relu"
 
 
-def test_class_scores_are_not_rounded():
+def test_plan_class_scores_are_not_rounded():
     """Eight bits over the range of the scores would tie classes that fp32 tells apart."""
     int8, made, _ = quantize(network(), X)
     assert "logits" not in made.group_of
     assert len(np.unique(run(int8, X))) > 100
 
 
-def test_a_missing_range_is_named():
+def test_write_qdq_missing_range_is_named():
     prepared = prepare(network()).model
     made = plan(prepared, ORT)
     ranges = minmax_ranges(prepared, made.observed, X)
@@ -194,7 +194,7 @@ def test_a_missing_range_is_named():
         write_qdq(prepared, made, ranges)
 
 
-def test_statistics_of_the_default_plan_serve_when_a_moving_operator_is_skipped():
+def test_plan_skipped_moving_operator_needs_no_new_statistics():
     """The concatenation then leaves the integers; the range of its result is still that of its inputs."""
     model = network()
     prepared = prepare(model).model

@@ -71,7 +71,7 @@ def checkpoint(dims="N, 3, 16, 16", out="N, 10"):
 
 
 @pytest.mark.parametrize("dims", ["N, 3, 16, 16", "1, 3, 16, 16", "4, 3, 16, 16", "N, 3, H, W"])
-def test_sizes_stay_as_they_are(dims, tmp_path):
+def test_prepare_keeps_sizes(dims, tmp_path):
     batch = dims.split(",")[0]
     model = checkpoint(dims, f"{batch}, 10")
     x = f32(4 if batch in "N4" else 1, 3, 16, 16)
@@ -88,7 +88,7 @@ def test_sizes_stay_as_they_are(dims, tmp_path):
     assert sqnr_db(run(model, x), run(int8, x)) > 25
 
 
-def test_a_dynamic_batch_runs_at_any_size():
+def test_quantize_dynamic_batch_runs_at_any_size():
     model = checkpoint()
     int8, _, _ = quantize(model, f32(8, 3, 16, 16))
     runner = session(int8)
@@ -99,7 +99,7 @@ def test_a_dynamic_batch_runs_at_any_size():
         assert sqnr_db(run(model, x), scores) > 20
 
 
-def test_names_and_metadata_survive():
+def test_prepare_keeps_names_and_metadata():
     model = checkpoint()
     model.metadata_props["classes"] = "ten"
     model.producer_name = "trainer"
@@ -110,7 +110,7 @@ def test_names_and_metadata_survive():
     assert names == {"n0", "n1", "r1", "s", "p", "n2", "t", "r2", "m", "v", "logits"}
 
 
-def test_preparing_twice_changes_nothing_more():
+def test_prepare_twice_changes_nothing_more():
     once = prepare(checkpoint()).model
     twice = prepare(once).model
     assert [(node.name, node.op_type) for node in twice.graph] == [(node.name, node.op_type) for node in once.graph]
@@ -118,19 +118,19 @@ def test_preparing_twice_changes_nothing_more():
     np.testing.assert_array_equal(run(twice, x), run(once, x))
 
 
-def test_what_was_changed_is_noted():
+def test_prepare_notes_what_was_changed():
     (note,) = prepare(checkpoint()).notes
     assert note == "the batch norm 'n0' without a preceding layer became a depthwise convolution"
 
 
-def test_a_fault_of_a_pass_reaches_the_user_as_it_was_said():
+def test_prepare_fault_of_pass_reaches_user_unchanged():
     model = checkpoint()
     model.graph.initializers["bn_1_v"].const_value = ir.tensor(np.full(8, -2, np.float32), name="bn_1_v")
     with pytest.raises(ModelError, match=r"^the batch norm 'n1' has variance -2.0 in channel 0"):
         prepare(model)
 
 
-def test_functions_are_inlined():
+def test_prepare_inlines_functions():
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
         g (float[N, 3, 8, 8] image) => (float[N, 4] logits) {

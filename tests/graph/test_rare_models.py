@@ -109,17 +109,17 @@ def average_beyond_the_padding(b):
     ],
     ids=lambda build: build.__name__,
 )
-def test_rare_operand_keeps_result(build, target, tmp_path):
+def test_prepare_rare_operand_keeps_result(build, target, tmp_path):
     outcome = Outcome(build(Builder(seed=3)), tmp_path, target=target)
     assert outcome.prepared_db > 100
     assert outcome.int8_db > 30
 
 
-def test_average_pool_without_padding_stays_int8(tmp_path):
+def test_quantize_average_pool_without_padding_stays_int8(tmp_path):
     assert Outcome(average_beyond_the_image(Builder(seed=3)), tmp_path).row("AveragePool") == ("int8", "")
 
 
-def test_padded_weight_of_a_conv_keeps_its_size():
+def test_prepare_padded_weight_of_conv_keeps_size():
     b = Builder(seed=3)
     part = b.op("Slice", b.conv("image", 3, 4), b.const([0, 0, 0, 0], np.int64), b.const([1, 4, 3, 3], np.int64))
     kernel = b.op("Pad", part, b.const([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
@@ -127,7 +127,7 @@ def test_padded_weight_of_a_conv_keeps_its_size():
     assert "Pad" in [node.op_type for node in prepare(ir.from_proto(proto)).model.graph]
 
 
-def test_transpose_of_unknown_rank_is_kept():
+def test_prepare_transpose_of_unknown_rank_is_kept():
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["": 17]>
         agraph (float[2, 3, 4, 5] x, bool[4] kept) => (float[M, K] y) {
@@ -185,7 +185,7 @@ BRANCHES = {
 
 @pytest.mark.parametrize("target", [ORT, VACC, TENSORRT], ids=lambda target: target.name)
 @pytest.mark.parametrize("case", BRANCHES)
-def test_value_read_only_inside_a_condition(case, target, tmp_path):
+def test_prepare_value_read_only_inside_condition_keeps_result(case, target, tmp_path):
     before, kind, yes, no, after = BRANCHES[case]
     model = parsed(
         f"""<ir_version: 8, opset_import: ["": 17]>
@@ -243,11 +243,11 @@ def old_resize(opset, node):
 
 
 @pytest.mark.parametrize(("opset", "node"), OLD_RESIZES)
-def test_resize_of_an_old_opset_reads_the_same_pixels(opset, node, tmp_path):
+def test_prepare_resize_of_old_opset_reads_same_pixels(opset, node, tmp_path):
     assert Outcome(old_resize(opset, node), tmp_path).prepared_db > 100
 
 
-def test_old_nearest_resize_in_both_directions_is_refused():
+def test_prepare_old_nearest_resize_in_both_directions_is_refused():
     model = ir.from_proto(old_resize(10, "Resize<mode = 'nearest'>(c, mixed)"))
     with pytest.raises(ModelError, match="enlarges one axis and shrinks another"):
         prepare(model)

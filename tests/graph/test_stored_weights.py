@@ -72,7 +72,7 @@ def test_stored_weights_become_int8(form, channels, tmp_path):
     assert_int8(Outcome(b.model(result), tmp_path), ["Conv", "Conv", "Gemm"])
 
 
-def test_dequantized_activations_are_refused(tmp_path):
+def test_stored_activations_dequantized_are_refused(tmp_path):
     b = Builder()
     step, zero = b.const(0.1), b.const(0, np.int8)
     x = b.op("DequantizeLinear", b.op("QuantizeLinear", "image", step, zero), step, zero)
@@ -88,14 +88,14 @@ def mixed(b):
     return b.head(b.op("Cast", b.op("Relu", b.norm(x, 8, np.float16)), to=FLOAT), 8)
 
 
-def test_fp16_batch_norm_is_not_folded_into_fp32(tmp_path):
+def test_stored_fp16_batch_norm_is_not_folded_into_fp32(tmp_path):
     b = Builder()
     onnx.save(b.model(mixed(b)), tmp_path / "model.onnx")
     prepared = prepare(read_model(tmp_path / "model.onnx")).model
     onnx.shape_inference.infer_shapes(ir.to_proto(prepared), check_type=True, strict_mode=True)
 
 
-def test_fp16_parts_compute_what_the_original_does(tmp_path):
+def test_stored_fp16_parts_keep_values(tmp_path):
     b = Builder()
     outcome = Outcome(b.model(mixed(b)), tmp_path)
     # onnxruntime itself rounds to half precision or not, by optimization level: 2^-11 is 66 dB below a value
@@ -105,7 +105,7 @@ def test_fp16_parts_compute_what_the_original_does(tmp_path):
     assert len(rows) == 2
 
 
-def test_whole_fp16_model_is_named_or_int8(tmp_path):
+def test_stored_whole_fp16_model_is_named_or_int8(tmp_path):
     b = Builder()
     x = b.op("Cast", "image", to=TensorProto.FLOAT16)
     x = b.op("Relu", b.op("Conv", x, b.const(b.weights(8, 3, 3, 3), np.float16)))

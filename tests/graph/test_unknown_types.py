@@ -45,7 +45,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("between", KINDS.values(), ids=KINDS.keys())
-def test_every_layer_behind_it_becomes_int8(between, tmp_path):
+def test_unknown_type_layers_behind_become_int8(between, tmp_path):
     b = Builder()
     x = between(b, b.conv("image", 3, 8))
     x = between(b, b.conv(x, 8, 8))
@@ -53,7 +53,7 @@ def test_every_layer_behind_it_becomes_int8(between, tmp_path):
     assert_int8(Outcome(proto, tmp_path), ["Conv", "Conv", "Gemm"])
 
 
-def test_layers_behind_an_operator_that_nobody_knows_are_planned(tmp_path):
+def test_unknown_operator_layers_behind_are_planned(tmp_path):
     """A custom operator without a library: onnxruntime cannot say its types, the weights behind it do."""
     b = Builder()
     x = b.op("Mystery", b.conv("image", 3, 8), domain="org.example")
@@ -65,7 +65,7 @@ def test_layers_behind_an_operator_that_nobody_knows_are_planned(tmp_path):
     assert "org.example" in rows["Mystery"].why
 
 
-def test_types_of_value_info_are_taken():
+def test_unknown_type_is_taken_from_value_info():
     b = Builder()
     x = b.op("Mystery", b.conv("image", 3, 8), domain="org.example")
     proto = b.model(b.head(b.op("Relu", x), 8), domains=["org.example"])
@@ -76,7 +76,7 @@ def test_types_of_value_info_are_taken():
     assert list(values["relu_2_0"].shape)[1:] == [8, 16, 16]
 
 
-def test_attention_keeps_the_outputs_that_its_past_needs(tmp_path):
+def test_unknown_type_attention_keeps_outputs_of_its_past(tmp_path):
     b = Builder()
     past = [b.const(b.rng.normal(size=(2, 2, 3, 8))) for _ in range(2)]
     x = b.op("MatMul", "image", b.const(b.weights(16, 16)))
@@ -95,7 +95,7 @@ def test_attention_keeps_the_outputs_that_its_past_needs(tmp_path):
         ("bias", lambda b, x: b.op("Conv", x, b.const(np.ones((8, 8, 1, 1))), "fed"), "its bias is computed"),
     ],
 )
-def test_layer_with_fed_operands_has_a_reason(name, build, why, tmp_path):
+def test_layer_with_fed_operands_has_reason(name, build, why, tmp_path):
     b = Builder()
     shape = [8, 8, 1, 1] if name == "weights" else [8]
     result = b.head(build(b, b.op("Relu", b.conv("image", 3, 8))), 8)
@@ -107,7 +107,7 @@ def test_layer_with_fed_operands_has_a_reason(name, build, why, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(16,), (1, 16, 8), (8, 16, 8), (1, 8, 16, 8)])
-def test_matmul_with_a_constant_that_is_no_matrix_has_a_reason(shape, tmp_path):
+def test_layer_matmul_with_constant_that_is_no_matrix_has_reason(shape, tmp_path):
     b = Builder()
     product = b.op("MatMul", b.op("Relu", b.conv("image", 3, 8)), b.const(b.weights(*shape)))
     x = b.op("Reshape", product, b.const([0, 8, -1, 1], np.int64))

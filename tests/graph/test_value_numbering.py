@@ -31,11 +31,11 @@ def alike(text: str, other: str, **changed) -> set[str]:
     return {name for name, number in numbers.items() if number in known}
 
 
-def test_a_copy_is_alike_throughout() -> None:
+def test_value_numbering_copy_is_alike_throughout() -> None:
     assert alike(TEXT, TEXT) == {"input", "a", "b", "c", "d", "y"}
 
 
-def test_names_do_not_matter() -> None:
+def test_value_numbering_ignores_names() -> None:
     assert alike(TEXT, TEXT.replace("b", "other")) == {"input", "a", "other", "c", "d", "y"}
 
 
@@ -47,7 +47,7 @@ def test_names_do_not_matter() -> None:
         ({"lo": np.float32(0.25)}, {"input", "a", "b", "c"}),
     ],
 )
-def test_a_constant_changes_all_behind_it(changed, same: set[str]) -> None:
+def test_value_numbering_constant_changes_all_behind_it(changed, same: set[str]) -> None:
     assert alike(TEXT, TEXT, **changed) == same
 
 
@@ -60,11 +60,11 @@ def test_a_constant_changes_all_behind_it(changed, same: set[str]) -> None:
         ("Add (d, b)", "Add (c, b)", {"input", "a", "b", "c", "d"}),
     ],
 )
-def test_an_operator_changes_all_behind_it(old: str, new: str, same: set[str]) -> None:
+def test_value_numbering_operator_changes_all_behind_it(old: str, new: str, same: set[str]) -> None:
     assert alike(TEXT, TEXT.replace(old, new)) == same
 
 
-def test_the_outputs_of_one_node_differ() -> None:
+def test_value_numbering_outputs_of_one_node_differ() -> None:
     text = """
     <ir_version: 8, opset_import: ["": 17]>
     g (float[N, 4] input) => (float[N, 2] y) {

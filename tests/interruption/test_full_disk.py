@@ -46,7 +46,7 @@ def refused(server: Server, folder: Path, *arguments: str, largest_file: int | N
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_files_that_cannot_grow(command: Command, folder: Path, server: Server) -> None:
+def test_full_disk_file_that_cannot_grow_is_refused(command: Command, folder: Path, server: Server) -> None:
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != "errors.0"}
     assert "file too large" in refused(server, folder, *command.arguments, largest_file=LARGEST_FILE)
     assert not list(folder.rglob("*.quantkit-tmp"))
@@ -59,14 +59,16 @@ def test_files_that_cannot_grow(command: Command, folder: Path, server: Server) 
     [("vamp", "inputs", "--images", "images", "--out", "npz"), (*CALIBRATE[:-1], "run")],
     ids=["vamp inputs", "calibrate"],
 )
-def test_a_disk_that_fills_up(arguments: tuple[str, ...], folder: Path, small_disk: Path, server: Server) -> None:
+def test_full_disk_small_file_system_is_refused(
+    arguments: tuple[str, ...], folder: Path, small_disk: Path, server: Server
+) -> None:
     (small_disk / "filler").write_bytes(b"\0" * (40 << 10))
     *others, last = arguments
     assert "no space left on device" in refused(server, folder, *others, str(small_disk / last))
     assert not list(small_disk.rglob("*.quantkit-tmp"))
 
 
-def test_a_read_only_disk(folder: Path, small_disk: Path, server: Server) -> None:
+def test_read_only_disk_is_refused(folder: Path, small_disk: Path, server: Server) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     for arguments in (
         ("calib-set", "build", "--images", "images", "--count", "8", "--out", str(small_disk / "c.csv")),

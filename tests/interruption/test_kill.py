@@ -26,7 +26,7 @@ def said(folder: Path, index: int = 0) -> str:
     return (folder / f"errors.{index}").read_text()
 
 
-def test_killed_anywhere_and_run_again_every_command_ends_in_the_same_bits(server: Server, folder: Path) -> None:
+def test_kill_anywhere_and_repeat_gives_same_bits(server: Server, folder: Path) -> None:
     draw = random.Random(9)
     for command in COMMANDS:
         before = Snapshot(folder)
@@ -63,7 +63,7 @@ def refuse_partitions(folder: Path, command: Command, older: dict[str, bytes], w
 
 
 @pytest.mark.parametrize(("name", "earlier"), [("calibrate", 1), ("quantize", 2), ("eval", 0), ("vamp inputs", 0)])
-def test_two_processes_at_once_do_no_damage(name: str, earlier: int, server: Server, tmp_path: Path) -> None:
+def test_concurrent_processes_do_no_damage(name: str, earlier: int, server: Server, tmp_path: Path) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
     prepare(folder)

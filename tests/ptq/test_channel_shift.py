@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.optimize import check_grad
 from tune_models import linear_model, minmax_ranges, small_images, small_model, values_of
 
-from quantkit.engine.scores import score_sqnr_db, scores_of
+from quantkit.engine.scores import scores_of
+from quantkit.evaluation.score_sqnr import score_sqnr_db
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.ptq.channel_shift import ChannelShiftNoise, best_channel_shifts, shift_channels
@@ -18,7 +19,7 @@ from quantkit.targets import ORT, VACC
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_any_moves_keep_the_function(seed) -> None:
+def test_shifted_by_any_shifts_keeps_function(seed) -> None:
     model, images = linear_model(seed % 5), small_images(4)
     found = find_shift_groups(model)
     shifts = np.random.default_rng(seed).normal(0.0, 3.0, found.free.size)
@@ -26,7 +27,7 @@ def test_any_moves_keep_the_function(seed) -> None:
     assert np.abs(after - before).max() <= 1e-5 * max(1.0, float(np.ptp(before)))
 
 
-def test_moves_arrive_where_the_tensors_show_them() -> None:
+def test_shifted_tensors_move_by_shifts() -> None:
     model, images = linear_model(), small_images(2)
     found = find_shift_groups(model)
     shifts = np.random.default_rng(3).normal(0.0, 1.0, found.free.size)
@@ -38,7 +39,7 @@ def test_moves_arrive_where_the_tensors_show_them() -> None:
         np.testing.assert_allclose(after[name], before[name] - offsets, atol=2e-5, err_msg=name)
 
 
-def test_what_a_padded_layer_an_activation_or_nobody_puts_back_stays() -> None:
+def test_find_shift_groups_frees_only_tensors_that_are_put_back() -> None:
     model = linear_model()
     found = find_shift_groups(model)
     names = [name for name, first in found.first.items() if found.free[first]]
@@ -47,13 +48,13 @@ def test_what_a_padded_layer_an_activation_or_nobody_puts_back_stays() -> None:
     )
 
 
-def test_a_network_of_activations_has_nothing_to_move() -> None:
+def test_find_shift_groups_network_of_activations_has_none() -> None:
     model = small_model()
     assert not find_shift_groups(model).free.any()
     assert shift_channels(model, plan(model, ORT), channel_statistics(model, small_images(4), threads=1)) is None
 
 
-def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
+def test_channel_shift_noise_gradient_equals_differences() -> None:
     model, images = linear_model(off=2.0), small_images(6)
     found, statistics = find_shift_groups(model), channel_statistics(model, images, threads=1)
     at = np.random.default_rng(5).uniform(-0.5, 0.5, found.free.size)
@@ -63,7 +64,7 @@ def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
         assert error < 1e-5 * max(1.0, np.linalg.norm(objective(at)[1]))  # type: ignore[operator]
 
 
-def test_a_tensor_alone_comes_to_span_what_its_widest_channel_does() -> None:
+def test_best_channel_shifts_align_channels_of_lone_tensor() -> None:
     model, images = linear_model(off=4.0), small_images(24)
     found, statistics = find_shift_groups(model), channel_statistics(model, images, threads=1)
     shifts = best_channel_shifts(model, plan(model, ORT), found, statistics)
@@ -75,7 +76,7 @@ def test_a_tensor_alone_comes_to_span_what_its_widest_channel_does() -> None:
 
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
-def test_channels_off_zero_lose_less(target) -> None:
+def test_shift_channels_off_zero_lose_less(target) -> None:
     images, others = small_images(24), small_images(48, seed=8)
     model = linear_model(off=60.0)
     found = shift_channels(model, plan(model, target), channel_statistics(model, images, threads=2))

@@ -16,7 +16,8 @@ from tune_models import (
     weights,
 )
 
-from quantkit.engine.scores import score_sqnr_db, scores_of
+from quantkit.engine.scores import scores_of
+from quantkit.evaluation.score_sqnr import score_sqnr_db
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.ptq.channel_groups import PINNED, find_channel_groups
@@ -31,7 +32,7 @@ PER_TENSOR = ORT.with_options(per_channel=False)
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([small_model, mixed_model]))
-def test_any_factors_keep_the_function(seed, build) -> None:
+def test_rescaled_by_any_factors_keeps_function(seed, build) -> None:
     model, images = build(seed % 7), small_images(4)
     ties = find_channel_groups(model)
     factors = np.exp(np.random.default_rng(seed).uniform(-2, 2, ties.count))
@@ -59,7 +60,7 @@ REGION = 'coordinate_transformation_mode = "tf_crop_and_resize", extrapolation_v
     ],
     ids=["computed slopes", "region beyond the input"],
 )
-def test_operator_with_a_value_of_its_own_is_not_rescaled(middle) -> None:
+def test_find_channel_groups_operator_with_own_value_is_pinned(middle) -> None:
     shapes = {"w1": (4, 3, 1, 1), "w2": (5, 4, 1, 1), "w3": (4, 3, 1, 1)}
     model = model_of(TEXT.format(middle=middle), weights(np.random.default_rng(0), shapes))
     ties = find_channel_groups(model)
@@ -70,7 +71,7 @@ def test_operator_with_a_value_of_its_own_is_not_rescaled(middle) -> None:
     assert np.abs(after - before).max() <= 1e-5 * np.ptp(before)
 
 
-def test_the_mixed_network_has_factors_to_choose_where_it_should() -> None:
+def test_find_channel_groups_of_mixed_network_are_free_where_homogeneous() -> None:
     ties = find_channel_groups(mixed_model())
     free = {name for name, classes in ties.classes.items() if (classes != PINNED).any()}
     assert free == {"a", "ar", "b", "bc", "c", "p"} | {"d", "dp", "t", "tm", "s", "sr", "m", "g", "f"}
@@ -80,7 +81,7 @@ def test_the_mixed_network_has_factors_to_choose_where_it_should() -> None:
     assert (ties.classes["dp"][2:10] == ties.classes["d"]).all()
 
 
-def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
+def test_equalization_noise_gradient_equals_differences() -> None:
     rng, images = np.random.default_rng(5), small_images(6)
     for model in (small_model(), mixed_model()):
         ties, statistics = find_channel_groups(model), channel_statistics(model, images, threads=1)
@@ -92,7 +93,7 @@ def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
 
 
 @pytest.mark.parametrize("target", [ORT, PER_TENSOR, VACC], ids=["ort", "per tensor", "vacc"])
-def test_unlike_channels_lose_less(target) -> None:
+def test_equalize_unlike_channels_lose_less(target) -> None:
     model, images, others = unlike_channels(), small_images(32), small_images(48, seed=8)
     found = equalize(model, plan(model, target), channel_statistics(model, images, threads=2))
     equal = found.apply(model)
@@ -108,14 +109,14 @@ def test_unlike_channels_lose_less(target) -> None:
     assert after > before + 1.0
 
 
-def test_a_strength_of_zero_changes_nothing() -> None:
+def test_equalize_strength_of_zero_changes_nothing() -> None:
     model, images = unlike_channels(), small_images(8)
     found = equalize(model, plan(model, ORT), channel_statistics(model, images, threads=1))
     for name, one in found.apply(model, 0.0).graph.initializers.items():
         np.testing.assert_array_equal(one.const_value.numpy(), model.graph.initializers[name].const_value.numpy())
 
 
-def test_a_limit_that_is_not_felt_stays_unfelt() -> None:
+def test_equalize_unreached_limit_stays_unreached() -> None:
     model, images = mixed_model(limit=2.0), small_images(16)
     statistics = channel_statistics(model, images, threads=1)
     equal = equalize(model, plan(model, PER_TENSOR), statistics).apply(model)
@@ -126,7 +127,7 @@ def test_a_limit_that_is_not_felt_stays_unfelt() -> None:
     assert np.abs(moved - before).max() <= 1e-5 * np.ptp(before)
 
 
-def test_channel_statistics_are_those_of_numpy() -> None:
+def test_channel_statistics_equal_numpy() -> None:
     model, images = small_model(), small_images(5)
     found = channel_statistics(model, images, threads=2)["sr"]
     values = (
@@ -138,7 +139,7 @@ def test_channel_statistics_are_those_of_numpy() -> None:
     np.testing.assert_allclose(found.active, (values != 0).mean(axis=1), rtol=1e-6)
 
 
-def test_importance_counts_the_scores_and_no_other_output() -> None:
+def test_importance_counts_scores_only() -> None:
     text = """
     <ir_version: 8, opset_import: ["": 17]>
     two (float[N, 3, 4, 4] x) => (float[N, 2] logits, float[N, 4, 4, 4] maps) {

@@ -72,7 +72,7 @@ def test_fp32_export_includes_corrected_biases() -> None:
     assert np.abs(one - other).max() <= 0.02 * np.ptp(one)
 
 
-def test_untouched_weights_keep_their_bits() -> None:
+def test_fp32_export_untouched_weights_keep_their_bits() -> None:
     model, images = small_model(), small_images(16)
     made, ranges = planned(model, images, VACC)
     corrected_fp32 = export_corrected_fp32(model, made, write_qdq(model, made, ranges), VACC.weights.qmax)
@@ -83,7 +83,7 @@ def test_untouched_weights_keep_their_bits() -> None:
         )
 
 
-def test_a_batch_norm_is_one_again_and_computes_the_same() -> None:
+def test_fp32_export_restores_batch_norm_with_same_values() -> None:
     rng = np.random.default_rng(0)
     shapes = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 3, 3, 3), "b2": (8,), "w3": (5, 8)}
     norms = {"gamma": rng.normal(1, 0.5, 8), "beta": rng.normal(0, 1, 8), "mean": rng.normal(0, 1, 8)}

@@ -47,14 +47,14 @@ def other_model(first: str):
     return model_of(text, {name: array for name, array in held.items() if f"{name}," in text or f"{name})" in text})
 
 
-def test_levels_are_those_of_the_preprocessing() -> None:
+def test_levels_of_images_are_those_of_preprocessing() -> None:
     found = levels_of(photographs(8))
     assert found is not None
     np.testing.assert_allclose(found.lo, -MEAN / STD, rtol=1e-6)
     np.testing.assert_allclose(found.step, 1.0 / (255.0 * STD), rtol=1e-6)
 
 
-def test_images_on_no_levels_have_none() -> None:
+def test_levels_of_images_on_no_levels_is_none() -> None:
     assert levels_of(small_images(8)) is None
     assert levels_of([]) is None
     assert levels_of([np.zeros((1, 3, 4, 4), np.float32)]) is None
@@ -63,7 +63,7 @@ def test_images_on_no_levels_have_none() -> None:
 
 
 @pytest.mark.parametrize("build", [small_model, lambda: other_model("without bias or padding")])
-def test_the_function_stays(build) -> None:
+def test_with_input_folding_keeps_function(build) -> None:
     model, images = build(), photographs(4, seed=3)
     levels = levels_of(photographs(8))
     assert levels is not None
@@ -73,7 +73,7 @@ def test_the_function_stays(build) -> None:
     assert np.abs(after - before).max() <= 1e-5 * np.ptp(before)
 
 
-def test_where_it_cannot_be_done() -> None:
+def test_takes_levels_unfit_first_layer_or_target_is_false() -> None:
     assert not takes_levels(other_model("read twice"), ORT)
     assert not takes_levels(other_model("padded by itself"), ORT)
     assert not takes_levels(small_model(), VACC)
@@ -94,7 +94,7 @@ def test_input_folding_needs_padding_zeros_within_the_levels() -> None:
     assert plain.levels is not None
 
 
-def test_what_the_first_layer_reads_are_the_levels() -> None:
+def test_with_input_folding_first_layer_reads_levels() -> None:
     """Worked by hand: a black image is all zeros, a white one 255, and padding the level nearest to zero."""
     levels = Levels(-MEAN / STD, 1.0 / (255.0 * STD))
     model = with_input_folding(small_model(), levels)
@@ -106,7 +106,7 @@ def test_what_the_first_layer_reads_are_the_levels() -> None:
         np.testing.assert_allclose(held[0, :, 0, 0], 255.0 * MEAN, atol=1e-3)
 
 
-def test_the_int8_model_rounds_everything_but_its_input() -> None:
+def test_with_input_folding_int8_model_has_exact_input() -> None:
     images, others = photographs(24), photographs(24, seed=5)
     builder, selection = builder_of(small_model(), ORT, work=images, others=others)
     assert builder.levels is not None

@@ -108,7 +108,7 @@ def unusual(name: str):
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
 @pytest.mark.parametrize("name", MODELS)
-def test_every_recipe_comes_near_to_fp32(name: str, target) -> None:
+def test_recipes_of_unusual_model_come_near_to_fp32(name: str, target) -> None:
     model, (work, others) = unusual(name)
     builder, selection = builder_of(model, target, work=work, others=others)
     plain, everything = (
@@ -118,7 +118,7 @@ def test_every_recipe_comes_near_to_fp32(name: str, target) -> None:
     assert min(plain, everything) > 25.0
 
 
-def test_a_sum_of_unlike_ranks_hands_on_no_offsets() -> None:
+def test_shift_groups_sum_of_unlike_ranks_hands_on_no_offsets() -> None:
     """Its operands meet at the last axis, not channel by channel."""
     model, (work, others) = unusual("a sum of unlike ranks")
     _, selection = builder_of(model, work=work, others=others)
@@ -128,7 +128,7 @@ def test_a_sum_of_unlike_ranks_hands_on_no_offsets() -> None:
 
 
 @pytest.mark.parametrize("place", ["node", "tensor"])
-def test_a_model_that_uses_our_name_keeps_it(place: str) -> None:
+def test_takes_levels_model_with_reserved_name_is_refused(place: str) -> None:
     model, (work, others) = unusual("one bias for all")
     node = model.graph[0]
     if place == "node":
@@ -140,7 +140,7 @@ def test_a_model_that_uses_our_name_keeps_it(place: str) -> None:
     assert selection.closeness(builder.make(EVERYTHING).int8).sqnr_db > 25.0
 
 
-def test_a_rule_that_meets_an_absorbed_activation_leaves_nothing_without_a_range() -> None:
+def test_plan_skipped_absorbed_activation_keeps_observed_tensors() -> None:
     model, _ = unusual("padding with a constant")
     whole, skipped = (plan(model, ORT, PlanOptions(skip=rules)) for rules in ((), ("ar",)))
     assert skipped.observed == whole.observed

@@ -6,7 +6,8 @@ from quantizers import fake_quantize
 from tune_models import builder_of, model_of, planned, small_images, small_model, values_of, weights
 
 from quantkit.config.method import MinMax
-from quantkit.engine.scores import score_sqnr_db, scores_of
+from quantkit.engine.scores import scores_of
+from quantkit.evaluation.score_sqnr import score_sqnr_db
 from quantkit.graph.qdq.write import activation_parameters
 from quantkit.numerics import Range
 from quantkit.ptq import range_refinement as refine
@@ -56,7 +57,7 @@ def readers(model, tensor: str) -> set[str]:
     }
 
 
-def test_a_tensor_is_rounded_as_the_quantizer_does() -> None:
+def test_rounded_tensor_equals_quantizer() -> None:
     model, images = small_model(), small_images(4)
     plan, ranges = planned(model, images)
     parameters = activation_parameters(plan, {name: Range(0.7 * r.lo, 0.7 * r.hi) for name, r in ranges.items()})
@@ -69,7 +70,7 @@ def test_a_tensor_is_rounded_as_the_quantizer_does() -> None:
     assert not np.array_equal(*(scores_of(one, images, threads=1) for one in (model, copy)))  # type: ignore[arg-type]
 
 
-def test_what_stays_in_float_in_the_int8_model_reads_no_rounded_value() -> None:
+def test_rounded_tensor_is_not_read_by_float_operators() -> None:
     text = CHAIN.replace("g = GlobalAveragePool(br)", "n = Sigmoid(ar) m = Mul(br, n) g = GlobalAveragePool(m)")
     model, images = chain(text), small_images(4)
     for target, left in ((TENSORRT, {"Sigmoid", "Div"}), (ORT, {"Div"})):
@@ -78,7 +79,7 @@ def test_what_stays_in_float_in_the_int8_model_reads_no_rounded_value() -> None:
         assert readers(copy, "ar") == left, target.name
 
 
-def test_what_nothing_weighs_does_not_set_the_range() -> None:
+def test_refine_ranges_unread_channel_does_not_set_range() -> None:
     model, images, others = chain(unread=30.0), small_images(32), small_images(32, seed=7)
     plan, ranges = planned(model, images)
     refined = refine_ranges(model, plan, ranges, images, threads=2)
@@ -86,7 +87,7 @@ def test_what_nothing_weighs_does_not_set_the_range() -> None:
     assert noise_db(model, plan, refined, others) > noise_db(model, plan, ranges, others) + 6.0
 
 
-def test_what_a_relu_behind_a_sum_cuts_off_is_not_kept() -> None:
+def test_refine_ranges_values_cut_by_relu_behind_sum_are_not_kept() -> None:
     low = np.full((8, 8, 1, 1), -1.0, np.float32)
     low[::2] = np.abs(weights(np.random.default_rng(3))["w3"][::2])
     model, images, others = small_model(w3=low), small_images(32), small_images(32, seed=7)
@@ -98,7 +99,7 @@ def test_what_a_relu_behind_a_sum_cuts_off_is_not_kept() -> None:
     assert noise_db(model, plan, only, others) > noise_db(model, plan, ranges, others)
 
 
-def test_symmetric_ranges_stay_symmetric() -> None:
+def test_refine_ranges_symmetric_stay_symmetric() -> None:
     model, images = chain(unread=30.0), small_images(32)
     plan, ranges = planned(model, images, TENSORRT)
     refined = refine_ranges(model, plan, ranges, images, threads=2)
@@ -108,7 +109,7 @@ def test_symmetric_ranges_stay_symmetric() -> None:
     assert refined["ar"].hi < 0.3 * ranges["ar"].hi
 
 
-def test_a_range_that_others_follow_from_stays() -> None:
+def test_refine_ranges_shared_range_stays() -> None:
     model, images = chain(SHARED, unread=30.0), small_images(16)
     plan, ranges = planned(model, images)
     assert sum("ar" in group.observed for group in plan.groups) == 2, "it is read by itself and within a concatenation"
@@ -122,34 +123,34 @@ def moved_ends(images, unread: float = 1.0) -> int:
     return sum((one.lo != ranges[name].lo) + (one.hi != ranges[name].hi) for name, one in refined.items())
 
 
-def test_a_range_is_moved_only_beyond_chance(monkeypatch) -> None:
+def test_refine_ranges_moves_only_beyond_chance(monkeypatch) -> None:
     sets = [small_images(12, seed=seed) for seed in range(6)]
     careful = sum(moved_ends(images) for images in sets)
     monkeypatch.setattr(refine, "CERTAINTY", -1e9)
     assert careful < sum(moved_ends(images) for images in sets)
 
 
-def test_a_move_must_earn_its_share(monkeypatch) -> None:
+def test_refine_ranges_move_must_earn_its_share(monkeypatch) -> None:
     assert moved_ends(small_images(32), unread=30.0) > 0
     monkeypatch.setattr(refine, "EARNED", 0.01)
     assert moved_ends(small_images(32), unread=30.0) == 0
 
 
-def test_a_range_that_is_too_narrow_is_widened() -> None:
+def test_refine_ranges_too_narrow_is_widened() -> None:
     model, images = chain(), small_images(32)
     plan, ranges = planned(model, images)
     narrow = ranges | {"ar": Range(0.0, 0.6 * ranges["ar"].hi)}
     assert refine_ranges(model, plan, narrow, images, threads=2)["ar"].hi == pytest.approx(1.1 * narrow["ar"].hi)
 
 
-def test_what_hardly_shows_stays(monkeypatch) -> None:
+def test_refine_ranges_small_share_of_noise_stays(monkeypatch) -> None:
     model, images = chain(unread=30.0), small_images(16)
     plan, ranges = planned(model, images)
     monkeypatch.setattr(refine, "LEAST_SHARE", 10.0)
     assert refine_ranges(model, plan, ranges, images, threads=2) == ranges
 
 
-def test_a_change_that_biases_take_back_counts_only_where_they_are_not_corrected() -> None:
+def test_refine_ranges_mean_change_counts_only_without_correction() -> None:
     """Channel 0 is 20 for every image and read linearly, so cutting it changes all scores alike."""
     linear = CHAIN.replace("br = Relu(b)", "").replace("(br)", "(b)")
     still = weights(np.random.default_rng(0), CHAIN_SHAPES)
@@ -163,7 +164,7 @@ def test_a_change_that_biases_take_back_counts_only_where_they_are_not_corrected
     assert plain > 0.95 * ranges["ar"].hi
 
 
-def test_a_model_that_ends_in_a_softmax_is_refined_as_its_logits_are() -> None:
+def test_refine_ranges_softmax_output_equals_that_of_logits() -> None:
     ending = CHAIN.replace(
         "logits = Gemm <transB = 1> (f, w4, b4)", "l = Gemm <transB = 1> (f, w4, b4) logits = Softmax(l)"
     )
@@ -175,7 +176,7 @@ def test_a_model_that_ends_in_a_softmax_is_refined_as_its_logits_are() -> None:
     assert found[1] == pytest.approx(found[0])
 
 
-def test_neither_threads_nor_the_original_ranges_are_touched() -> None:
+def test_refine_ranges_any_threads_give_same_ranges_and_keep_originals() -> None:
     model, images = chain(unread=10.0), small_images(16)
     plan, ranges = planned(model, images)
     kept, told = dict(ranges), []
@@ -186,7 +187,7 @@ def test_neither_threads_nor_the_original_ranges_are_touched() -> None:
     assert told[-1][0] == told[-1][1] == len(set(told)) - 1 > 0
 
 
-def test_a_recipe_is_refined_once_for_all_that_is_done_to_its_weights(monkeypatch) -> None:
+def test_refine_ranges_runs_once_for_all_weight_corrections(monkeypatch) -> None:
     calls = []
 
     def counted(*args, corrected: bool, **options):
@@ -210,7 +211,7 @@ def test_a_recipe_is_refined_once_for_all_that_is_done_to_its_weights(monkeypatc
     assert calls == [True, False, True]
 
 
-def test_moves_that_are_hopeless_on_the_first_images_run_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refine_ranges_hopeless_moves_run_first_images_only(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = chain(unread=30.0), small_images(32)
     plan, ranges = planned(model, images)
     runs: list[int] = []

@@ -42,7 +42,7 @@ def mobilenet(tmp_path: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_rescaling_a_relu6_network_changes_ranges_and_keeps_the_scores(mobilenet: Path) -> None:
+def test_equalize_relu6_network_changes_ranges_and_keeps_scores(mobilenet: Path) -> None:
     model = prepare(read_model(mobilenet)).model
     assert sum(node.op_type == "Clip" for node in model.graph) == 35
     builder, selection = builder_of(model, work=smooth_images(12, seed=2), others=smooth_images(12, seed=3))

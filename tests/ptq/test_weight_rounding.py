@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 from tune_models import planned, small_images, small_model
 
-from quantkit.engine.scores import score_sqnr_db, scores_of
+from quantkit.engine.scores import scores_of
+from quantkit.evaluation.score_sqnr import score_sqnr_db
 from quantkit.graph.analysis.values import node_name
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.ptq.im2col import can_unfold, input_covariance
@@ -26,7 +27,7 @@ def correlated(rng, groups: int, columns: int) -> np.ndarray:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 5), st.integers(1, 90))
-def test_never_more_noise_than_the_nearest_integers(seed, groups, rows, columns) -> None:
+def test_round_weights_noise_is_at_most_that_of_nearest(seed, groups, rows, columns) -> None:
     rng = np.random.default_rng(seed)
     weight, covariance = rng.normal(size=(groups, rows, columns)), correlated(rng, groups, columns)
     step = np.abs(weight).max(axis=2) / 127.0 + 1e-12
@@ -38,7 +39,7 @@ def test_never_more_noise_than_the_nearest_integers(seed, groups, rows, columns)
     assert (noise(wanted, found, covariance) <= noise(wanted, nearest, covariance) * (1 + 1e-9)).all()  # type: ignore[arg-type]
 
 
-def test_near_the_best_of_all_roundings_where_they_can_be_counted() -> None:
+def test_round_weights_noise_is_near_best_of_all_roundings() -> None:
     rng = np.random.default_rng(4)
     weight, covariance = rng.normal(size=(1, 20, 7)), correlated(rng, 1, 7)
     step = np.full((1, 20), 0.3)
@@ -52,7 +53,7 @@ def test_near_the_best_of_all_roundings_where_they_can_be_counted() -> None:
     assert found.sum() < 1.5 * best.sum()
 
 
-def test_independent_inputs_are_rounded_to_the_nearest() -> None:
+def test_round_weights_independent_inputs_are_rounded_to_nearest() -> None:
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(2, 3, 40))
     covariance = np.stack([np.diag(rng.uniform(0.5, 2.0, 40)) for _ in range(2)])
@@ -62,7 +63,7 @@ def test_independent_inputs_are_rounded_to_the_nearest() -> None:
     )
 
 
-def test_inputs_that_never_vary_do_no_harm() -> None:
+def test_round_weights_constant_inputs_do_no_harm() -> None:
     weight = np.random.default_rng(0).normal(size=(1, 2, 5))
     found = round_weights(weight, np.zeros((1, 5, 5)), np.full((1, 2), 0.05), qmax=127)
     np.testing.assert_array_equal(found, np.rint(weight / 0.05))
@@ -70,7 +71,7 @@ def test_inputs_that_never_vary_do_no_harm() -> None:
 
 @pytest.mark.parametrize(("mean", "size_of_values"), [(0.0, 1.0), (1e3, 1.0), (-2.0, 1e-25), (3.0, 1e25)])
 @pytest.mark.parametrize("name", ["a", "d", "e", "logits"])
-def test_the_covariance_is_that_of_the_unfolded_input(name, mean, size_of_values) -> None:
+def test_covariance_equals_numpy_over_windows(name, mean, size_of_values) -> None:
     """Against numpy's covariance of windows taken by numpy itself, with every position drawn."""
     model, rng = small_model(), np.random.default_rng(2)
     node = next(one for one in model.graph if one.outputs[0].name == name)
@@ -125,7 +126,7 @@ def test_compiled_loops_round_as_numpy_does(groups, rows, columns) -> None:
 
 
 @pytest.mark.parametrize("target", [ORT, TENSORRT, VACC], ids=lambda target: target.name)
-def test_a_reconstructed_model_is_nearer_to_fp32_on_images_it_did_not_see(target) -> None:
+def test_reconstruct_is_nearer_to_fp32_on_unseen_images(target) -> None:
     coarse = target.with_options(per_channel=False, weight_bits=7)
     model, images, others = small_model(), small_images(64), small_images(96, seed=9)
     made, ranges = planned(model, images, coarse)
@@ -135,7 +136,7 @@ def test_a_reconstructed_model_is_nearer_to_fp32_on_images_it_did_not_see(target
     assert mended > plain + 2.0
 
 
-def test_only_integers_of_weights_and_biases_change() -> None:
+def test_reconstruct_changes_only_integers_of_weights_and_biases() -> None:
     model, images = small_model(), small_images(16)
     made, ranges = planned(model, images)
     plain, mended = write_qdq(model, made, ranges), reconstruct(model, made, ranges, images, threads=1)
@@ -148,7 +149,7 @@ def test_only_integers_of_weights_and_biases_change() -> None:
             np.testing.assert_array_equal(after, held.const_value.numpy())
 
 
-def test_the_same_bits_whatever_the_threads() -> None:
+def test_reconstruct_any_threads_give_same_bits() -> None:
     model, images = small_model(), small_images(12)
     made, ranges = planned(model, images)
     one, other = (reconstruct(model, made, ranges, images, threads=threads) for threads in (1, 3))

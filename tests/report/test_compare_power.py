@@ -93,7 +93,7 @@ def test_minimum_detectable_difference_of_an_observed_rate_is_detected(images, d
     assert 0.8 <= rejections(images, found, max(discordance, found)) <= 0.99
 
 
-def test_significance_is_that_of_the_score_interval():
+def test_sample_size_significance_is_that_of_score_interval():
     """What the planned test rejects is what `compare` shows: zero outside of the interval."""
     for lost in range(4, 30):
         outcomes = PairedOutcomes(500, lost, 6)

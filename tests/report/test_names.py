@@ -23,7 +23,7 @@ ATTENTION = [f"/blocks/blocks.{block}/attn/Softmax_output_0" for block in range(
     ("name", "width", "text"),
     [("abcdefghij", 7, "ab…ghij"), ("short", 7, "short"), ("exactly", 7, "exactly")],
 )
-def test_a_name_by_itself_is_cut_in_its_middle(name, width, text):
+def test_shortened_name_is_cut_in_its_middle(name, width, text):
     assert shortened(name, width) == text
 
 
@@ -37,7 +37,7 @@ def test_a_name_by_itself_is_cut_in_its_middle(name, width, text):
         (ATTENTION, 13, "…0/attn/…"),
     ],
 )
-def test_short_names_keep_a_differing_middle(names, width, first):
+def test_shortened_names_keep_differing_middle(names, width, first):
     cut = [shortened(name, width, names) for name in names]
     assert len(set(cut)) == len(names)
     assert max(map(len, cut)) <= width
@@ -48,7 +48,7 @@ def test_short_names_keep_a_differing_middle(names, width, first):
     st.lists(st.text("ab/._", min_size=1, max_size=24), min_size=1, max_size=6, unique=True),
     st.integers(2, 26),
 )
-def test_every_name_keeps_to_the_width_and_fitting_ones_are_whole(names, width):
+def test_shortened_names_fit_width_and_short_ones_are_whole(names, width):
     for name in names:
         cut = shortened(name, width, names)
         assert len(cut) <= width
@@ -56,7 +56,7 @@ def test_every_name_keeps_to_the_width_and_fitting_ones_are_whole(names, width):
 
 
 @given(st.text("ab/.", min_size=20, max_size=40), st.integers(0, 39), st.integers(8, 19))
-def test_two_names_that_differ_in_one_place_never_look_alike(name, place, width):
+def test_shortened_names_differing_in_one_place_stay_different(name, place, width):
     place = min(place, len(name) - 1)
     other = name[:place] + "z" + name[place + 1 :]
     pair = [name, other]
@@ -64,7 +64,7 @@ def test_two_names_that_differ_in_one_place_never_look_alike(name, place, width)
 
 
 @pytest.mark.parametrize(("width", "whole"), [(60, False), (160, True)])
-def test_a_column_of_names_takes_the_room_there_is(width, whole):
+def test_name_column_takes_available_width(width, whole):
     table = Table(box=None)
     table.add_column("tensor")
     table.add_column("figure", no_wrap=True)

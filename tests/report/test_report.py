@@ -60,7 +60,7 @@ def page(report_data):
 
 
 @given(st.text(), st.text())
-def test_any_text_stays_text(content, attribute):
+def test_page_any_text_stays_text(content, attribute):
     page = Page(element("p", content, title=attribute, data_x=True, hidden=False, class_=None))
     # HTML's own rules: carriage returns and NUL do not survive parsing.
     [(tag, attributes)] = page.elements
@@ -76,13 +76,13 @@ def test_embedded_json_reads_back_and_cannot_end_its_element(value):
     assert not re.search("[<>&\u2028\u2029]", text)
 
 
-def test_markup_is_not_escaped_twice():
+def test_page_markup_is_not_escaped_twice():
     assert fragment(element("b", "1 < 2"), None, " & ") == "<b>1 &lt; 2</b> &amp; "
     assert void("img", alt='"', width=3) == '<img alt="&quot;" width="3">'
     assert isinstance(fragment("x"), Html)
 
 
-def test_the_page_is_well_formed_and_can_be_reached(page):
+def test_report_page_is_well_formed_and_accessible(page):
     assert page.open == []
     identifiers = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
@@ -96,7 +96,7 @@ def test_the_page_is_well_formed_and_can_be_reached(page):
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
 
-def test_nothing_is_loaded_from_elsewhere(page, report_data):
+def test_report_page_loads_nothing_from_elsewhere(page, report_data):
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
     assert page.all("link") == []
     assert not any("src" in script for script in page.all("script"))
@@ -106,18 +106,18 @@ def test_nothing_is_loaded_from_elsewhere(page, report_data):
     assert len(report_html(report_data).encode()) < 1_000_000
 
 
-def test_the_same_data_give_the_same_bytes(report_data):
+def test_report_of_same_data_has_same_bytes(report_data):
     assert report_html(report_data) == report_html(report_data)
 
 
-def test_names_from_files_are_escaped_everywhere(other_reports):
+def test_report_names_from_files_are_escaped_everywhere(other_reports):
     text = report_html(other_reports["hostile"])
     assert "<img src=x" not in text
     assert "</script><script>document" not in text
     assert Page(text).open == []
 
 
-def test_pictures_stay_within_their_room(report_data):
+def test_report_pictures_stay_within_size_limit(report_data):
     heavy = tuple(replace(image, picture=b"\xff\xd8" + bytes(400_000)) for image in report_data.images)
     text = report_html(replace(report_data, images=heavy))
     assert text.count("data:image/jpeg") == 9
@@ -133,14 +133,14 @@ def test_pictures_stay_within_their_room(report_data):
     ],
     ids=["loss", "gain", "unproven"],
 )  # fmt: skip
-def test_the_verdict_says_what_the_interval_allows(report_data, value, interval, said):
+def test_report_verdict_says_what_interval_allows(report_data, value, interval, said):
     model = report_data.candidates[0]
     top1 = replace(model.versus.top1, value=value, ci95=Interval(*interval))
     model = replace(model, name="int8", versus=replace(model.versus, top1=top1))
     assert verdict(report_data.comparison, model) == said.replace("_", "\u00a0")
 
 
-def test_tensors_known_only_from_drift_are_placed_in_its_order(report_data):
+def test_report_tensors_known_only_from_drift_are_in_its_order(report_data):
     names = [tensor.name for tensor in report_data.tensors]
     known = replace(report_data, tensors=report_data.tensors[:5] + report_data.tensors[8:20])
     assert [tensor.name for tensor in known.network] == names
@@ -155,7 +155,7 @@ def with_candidate(data, **changes):
     return replace(data, comparison=replace(data.comparison, models=tuple(models)))
 
 
-def test_every_candidate_is_shown_in_every_section_that_compares(report_data):
+def test_report_shows_every_candidate_in_comparing_sections(report_data):
     text = {section.id: section.content for section in sections(report_data)}
     assert set(text) == {
         "accuracy", "gates", "drift", "network", "tensor", "sensitivity", "tuning", "coverage", "classes", "images",
@@ -167,12 +167,12 @@ def test_every_candidate_is_shown_in_every_section_that_compares(report_data):
         assert f"{name} loses" in report_html(report_data)
 
 
-def test_latency_is_shown_with_its_spread(report_data):
+def test_report_shows_latency_with_spread(report_data):
     [accuracy] = [section for section in sections(report_data) if section.id == "accuracy"]
     assert "14.8 [13.3, 17.8]" in accuracy.content
 
 
-def test_failed_gates_are_shown_in_the_head_and_the_table(report_data):
+def test_report_shows_failed_gates_in_head_and_table(report_data):
     page = Page(report_html(report_data))
     failed = [one.model for one in report_data.verdicts if not one.passed]
     assert failed
@@ -180,7 +180,7 @@ def test_failed_gates_are_shown_in_the_head_and_the_table(report_data):
     assert page.words.count("FAILED") == len(failed)
 
 
-def test_tuning_stages_are_shown_with_gain_and_time(report_data):
+def test_report_shows_tuning_stages_with_gain_and_time(report_data):
     [tuning] = [section for section in sections(report_data) if section.id == "tuning"]
     assert "5 recipes were tried in 130 s" not in tuning.content
     assert "The goal is met. 5 recipes were tried in 2 min." in tuning.content
@@ -189,7 +189,7 @@ def test_tuning_stages_are_shown_with_gain_and_time(report_data):
     assert tuning.charts[0].values["rows"][1]["value"] == -0.2
 
 
-def test_methods_compared_by_auto_are_shown_with_what_was_not_measured(report_data):
+def test_report_shows_methods_of_auto_with_what_was_not_measured(report_data):
     [methods] = [section for section in sections(report_data) if section.id == "methods"]
     page = Page(f"<table>{methods.content}</table>")
     assert "<strong>percentile</strong>" in methods.content
@@ -198,7 +198,7 @@ def test_methods_compared_by_auto_are_shown_with_what_was_not_measured(report_da
     assert "0.97" in methods.content
 
 
-def test_classes_of_few_images_have_no_accuracy_rows(report_data):
+def test_report_classes_of_few_images_have_no_accuracy_rows(report_data):
     few = replace(report_data, class_names=())
     models = []
     for model in few.comparison.models:
@@ -212,12 +212,12 @@ def test_classes_of_few_images_have_no_accuracy_rows(report_data):
     assert 'id="classes-chart"' not in report_html(few)
 
 
-def test_of_a_class_the_first_synonym_is_shown(report_data):
+def test_report_class_name_is_first_synonym(report_data):
     named = replace(report_data, class_names=("tench, Tinca tinca", " ,odd"))
     assert [named.class_name(label) for label in (0, 1, 2)] == ["tench", "class 1", "class 2"]
 
 
-def test_without_labels_the_verdict_is_the_agreement(other_reports):
+def test_report_verdict_without_labels_is_agreement(other_reports):
     data = other_reports["unlabelled"]
     assert re.fullmatch(
         r"int8-percentile puts 8[0-9.]+ % of 2,000 images in the same class as fp32\.",
@@ -226,13 +226,13 @@ def test_without_labels_the_verdict_is_the_agreement(other_reports):
     assert tradeoff(data.comparison) is None
 
 
-def test_a_report_without_candidates_is_refused(report_data):
+def test_report_without_candidates_is_refused(report_data):
     alone = replace(report_data.comparison, models=report_data.comparison.models[:1])
     with pytest.raises(UsageError, match="needs a comparison of two or more models"):
         replace(report_data, comparison=alone)
 
 
-def test_values_of_tensors_are_plain_json_without_infinities(report_data):
+def test_report_values_of_tensors_are_json_without_infinities(report_data):
     layers = list(report_data.candidates[0].layers)
     layers[3] = replace(layers[3], sqnr_db=float("inf"))
     values = tensor_values(with_candidate(report_data, layers=tuple(layers)))
@@ -244,13 +244,13 @@ def test_values_of_tensors_are_plain_json_without_infinities(report_data):
     assert [values[place]["inputs"] for place in (0, 1, 2)] == [[], [0], [1]]
 
 
-def test_greatest_losses_are_the_worst_isolated_layers_and_never_the_input(report_data):
+def test_report_greatest_losses_are_worst_isolated_layers(report_data):
     model = report_data.candidates[0]
     alone = {layer.name: layer.sqnr_db for layer in model.layers if layer.name != "input"}
     assert [loss.tensor for loss in greatest_losses(report_data, model)] == sorted(alone, key=alone.get)[:3]
 
 
-def test_greatest_losses_without_isolated_drift_are_where_accumulated_sqnr_falls(report_data):
+def test_report_greatest_losses_without_isolated_drift_are_falls_of_sqnr(report_data):
     names = ("a", "b", "c", "d")
     inputs = ((), ("a",), ("a", "b"), ("c",))
     model = report_data.candidates[0]
@@ -264,7 +264,7 @@ def test_greatest_losses_without_isolated_drift_are_where_accumulated_sqnr_falls
 
 
 @given(hnp.arrays(np.float32, 60, elements=st.floats(-8, 8, width=32)), st.floats(-8, 0), st.floats(0, 8))
-def test_a_histogram_has_numpys_counts_to_within_the_stored_bins(values, lo, hi):
+def test_report_histogram_counts_equal_numpy_within_bins(values, lo, hi):
     observer = Observer()
     observer.observe(values)
     statistics = observer.statistics()
@@ -278,7 +278,7 @@ def test_a_histogram_has_numpys_counts_to_within_the_stored_bins(values, lo, hi)
     assert abs(share_outside(statistics, Range(lo, hi)) - outside) <= near + 1e-9
 
 
-def test_a_histogram_keeps_the_shape():
+def test_report_histogram_keeps_shape():
     values = np.random.default_rng(0).normal(size=200_000).astype(np.float32)
     observer = Observer()
     observer.observe(values)
@@ -298,7 +298,7 @@ def three_models(labels):
 LABELS = np.asarray([0, 0, 1, 2, 2, 0])
 
 
-def test_changed_images_are_ordered_by_kind_and_confidence_over_all_candidates():
+def test_report_changed_images_are_ordered_by_kind_and_confidence():
     images = changed_images(three_models(LABELS), picture=lambda name: name.encode())
     assert [(one.name, one.kinds) for one in images] == [
         ("dir/1.jpg", ("lost", None)), ("dir/0.jpg", ("lost", None)), ("dir/5.jpg", (None, "lost")),
@@ -310,14 +310,14 @@ def test_changed_images_are_ordered_by_kind_and_confidence_over_all_candidates()
     assert images[0].answers[0].confidence == pytest.approx(np.exp(9) / (np.exp(9) + 2))
 
 
-def test_changed_images_within_the_limit_are_of_all_kinds():
+def test_report_changed_images_within_limit_are_of_all_kinds():
     assert [one.name for one in changed_images(three_models(LABELS), limit=1)] == ["dir/1.jpg"]
     found = changed_images(three_models(LABELS)[:2], limit=3)
     assert [one.kinds[0] for one in found] == ["lost", "gained", "changed"]
     assert {kind for one in changed_images(three_models(None)) for kind in one.kinds} == {"changed", None}
 
 
-def test_confusion_pairs_count_the_images_of_every_model():
+def test_report_confusion_pairs_count_images_of_every_model():
     # By hand: fp32 answers 2 -> 1 (image 3) and 1 -> 0 (image 2) wrongly; the others as listed.
     assert confusion_pairs(three_models(LABELS)) == (
         Confusion(expected=0, answered=1, counts=(0, 1, 0)),
@@ -330,7 +330,7 @@ def test_confusion_pairs_count_the_images_of_every_model():
     assert {(one.expected, one.answered) for one in unlabelled} == {(0, 1), (0, 2), (1, 0)}
 
 
-def test_a_report_that_cannot_be_written_is_one_line(report_data, tmp_path):
+def test_write_report_to_impossible_place_is_refused(report_data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot create the folder"):
         write_report(report_data, tmp_path / "file" / "report.html")
@@ -343,7 +343,7 @@ def luminance(colour):
 
 
 @pytest.mark.parametrize("scheme", [0, 1, 2], ids=["light", "dark", "print"])
-def test_text_and_series_stand_out_from_the_ground(scheme):
+def test_report_colours_have_enough_contrast(scheme):
     """WCAG 2.2: 4.5 for text, and the series' colours are used for text too."""
     style = (files("quantkit.report") / "report.css").read_text()
     block = re.findall(r":root \{(.*?)\}", style, re.DOTALL)[scheme]

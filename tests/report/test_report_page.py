@@ -35,7 +35,7 @@ def pages(tmp_path_factory, report_data, other_reports):
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
 @pytest.mark.parametrize("name", ["full", "pair", "unlabelled", "hostile", "bare"])
-def test_a_page_has_no_error_asks_for_nothing_and_does_not_scroll_sideways(browser, pages, name, width, dark):
+def test_page_any_width_has_no_error_request_or_sideways_scrolling(browser, pages, name, width, dark):
     page = browser.open(pages / f"{name}.html", width=width, dark=dark)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("document.getElementById('trouble').hidden")
@@ -58,14 +58,14 @@ def page(browser, pages):
     return browser.open(pages / "full.html")
 
 
-def test_the_worst_layer_is_drawn_first(page, report_data):
+def test_page_draws_worst_layer_first(page, report_data):
     name, steps = drawn(page)
     assert name == page.evaluate("document.querySelector('.losses button').textContent")
     assert steps == 240
     assert page.evaluate("location.hash") == ""
 
 
-def test_choosing_from_the_list_draws_the_tensor(page, report_data):
+def test_page_choosing_from_list_draws_tensor(page, report_data):
     page.evaluate("(() => { const s = document.getElementById('choose'); s.value = '20';"
                   " s.dispatchEvent(new Event('change')); })()")  # fmt: skip
     name, steps = drawn(page)
@@ -79,12 +79,12 @@ def test_choosing_from_the_list_draws_the_tensor(page, report_data):
     assert drawn(page)[0] == report_data.tensors[21].name
 
 
-def test_a_click_in_the_drift_chart_chooses_the_tensor_there(page, report_data):
+def test_page_click_in_drift_chart_chooses_tensor(page, report_data):
     page.click("#drift-chart .target", along=(30 + 0.5) / len(report_data.tensors))
     assert drawn(page)[0] == report_data.tensors[30].name
 
 
-def test_the_keyboard_steps_through_the_drift_chart(page, report_data):
+def test_page_keyboard_steps_through_drift_chart(page, report_data):
     page.evaluate("document.getElementById('drift-chart').focus()")
     page.press("Home")
     page.press("ArrowRight")
@@ -98,25 +98,25 @@ def test_the_keyboard_steps_through_the_drift_chart(page, report_data):
     assert spoken.startswith(report_data.tensors[-1].name)
 
 
-def test_a_tensor_in_a_table_or_list_is_a_button(page, report_data):
+def test_page_tensor_button_in_table_draws_tensor(page, report_data):
     page.click("#convergence button.tensor")
     assert drawn(page)[0] == report_data.tensors[9].name
 
 
-def test_the_address_carries_the_tensor(browser, pages, report_data):
+def test_page_address_carries_tensor(browser, pages, report_data):
     name = report_data.tensors[5].name
     page = browser.open(pages / "full.html", fragment=f"#tensor={name}")
     assert drawn(page)[0] == name
 
 
-def test_the_narrow_view_is_another_histogram(page):
+def test_page_narrow_view_is_other_histogram(page):
     outline = "document.querySelector('#histogram-chart .bars').getAttribute('d')"
     before = page.evaluate(outline)
     page.evaluate("[...document.querySelectorAll('#views input')].at(-1).click()")
     assert page.evaluate(outline) != before
 
 
-def test_the_table_of_tensors_sorts_by_number(page, report_data):
+def test_page_table_of_tensors_sorts_by_number(page, report_data):
     page.evaluate("document.querySelector('#drift details').open = true")
     page.evaluate("document.querySelectorAll('#drift th button')[2].click()")
     cells = page.evaluate("[...document.querySelectorAll('#drift tbody tr')].map((r) => r.cells[2].textContent)")
@@ -127,7 +127,7 @@ def test_the_table_of_tensors_sorts_by_number(page, report_data):
     assert page.evaluate("document.querySelector('#drift tbody').rows[0].cells[2].textContent") == cells[-1]
 
 
-def test_flipped_images_are_few_at_first_and_filtered_by_kind(page, report_data):
+def test_page_flipped_images_are_few_at_first_and_filtered_by_kind(page, report_data):
     shown = "[...document.querySelectorAll('#cards > li')].filter((c) => !c.hidden).map((c) => c.dataset.kinds)"
     assert len(page.evaluate(shown)) == 12
     page.click("#all-cards")
@@ -142,7 +142,7 @@ def test_flipped_images_are_few_at_first_and_filtered_by_kind(page, report_data)
     assert page.evaluate(f"{image}.decode().then(() => {image}.naturalWidth)") == 96
 
 
-def test_names_from_files_stay_text(browser, pages):
+def test_page_names_from_files_stay_text(browser, pages):
     page = browser.open(pages / "hostile.html")
     assert page.evaluate("document.title").startswith("ResNet-50</script><script>")
     assert page.evaluate("document.querySelectorAll('img[src=x]').length") == 0
@@ -151,14 +151,14 @@ def test_names_from_files_stay_text(browser, pages):
     assert name.endswith("onerror=alert(1)>")
 
 
-def test_the_page_runs_no_script_but_its_own(page):
+def test_page_runs_no_foreign_script(page):
     page.evaluate("(() => { const s = document.createElement('script'); s.textContent = 'window.owned = 1';"
                   " document.body.append(s); })()")  # fmt: skip
     assert page.evaluate("window.owned") is None
     assert any("Content Security Policy" in trouble for trouble in page.troubles)
 
 
-def test_a_chart_that_fails_says_so(browser, pages, tmp_path):
+def test_page_chart_that_fails_says_so(browser, pages, tmp_path):
     text = (pages / "full.html").read_text(encoding="utf-8")
     start = text.index('id="figures">') + len('id="figures">')
     figures = json.loads(text[start : text.index("</script>", start)])

@@ -46,7 +46,7 @@ def comparison(name="int8", *, labels=True, latency=None, flipped=40, runaway=1.
 
 
 @pytest.mark.parametrize(("runaway", "drift_images", "said"), [(1.0, 12, False), (100.0, 12, True), (100.0, 4, False)])
-def test_an_image_that_makes_most_of_the_error_is_told(runaway, drift_images, said):
+def test_notes_image_causing_most_of_the_error_is_named(runaway, drift_images, said):
     """Its error drowns that of all others; among few images one easily does."""
     told = render.notes(comparison(runaway=runaway, drift_images=drift_images))
     assert (
@@ -62,7 +62,7 @@ def printed(table):
 
 @pytest.mark.parametrize("latency", [None, 123.456], ids=["untimed", "timed"])
 @pytest.mark.parametrize("flipped", [3, 290])
-def test_the_accuracy_table_fits_80_columns_whole(latency, flipped):
+def test_accuracy_table_fits_80_columns(latency, flipped):
     text = printed(
         render.accuracy_table(comparison("int8-percentile-per-channel-power2", latency=latency, flipped=flipped))
     )
@@ -72,7 +72,7 @@ def test_the_accuracy_table_fits_80_columns_whole(latency, flipped):
     assert ("123" in text) == (latency is not None)
 
 
-def test_the_drift_table_fits_80_columns_and_keeps_both_ends_of_a_name():
+def test_drift_table_fits_80_columns_and_keeps_ends_of_names():
     text = printed(render.drift_table(comparison().models[1]))
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "/features" in text
@@ -81,19 +81,19 @@ def test_the_drift_table_fits_80_columns_and_keeps_both_ends_of_a_name():
     assert text.index("antizeLinear") < text.index("logits")  # worst first
 
 
-def test_without_labels_the_table_shows_divergence():
+def test_accuracy_table_without_labels_shows_divergence():
     text = printed(render.accuracy_table(comparison(labels=False)))
     assert "KL, nats" in text
     assert "top-1" not in text
     assert "without labels" in text
 
 
-def test_square_brackets_in_a_name_are_not_markup():
+def test_tables_square_brackets_in_name_are_not_markup():
     text = printed(render.accuracy_table(comparison("[red]int8[/red]")))
     assert "[red]int8[/red]" in text
 
 
-def test_notes_say_what_the_images_can_show():
+def test_notes_say_what_images_can_show():
     said = render.notes(comparison(flipped=3))
     assert said[0].startswith("int8: 300 images detect a top-1 loss of 2.6 points or more (power 80 %); about ")
     assert render.notes(comparison(flipped=200)) == []  # a loss in plain sight needs no such words
@@ -140,5 +140,5 @@ def test_csv_holds_plain_numbers_that_read_back():
         (render.decibels(-math.inf), "−∞"),
     ],
 )
-def test_numbers_are_written_as_stated(given, text):
+def test_tables_numbers_are_written_as_stated(given, text):
     assert given == text

@@ -13,10 +13,11 @@ from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
 from quantkit.errors import CalibrationSetError, ModelError, ProvenanceError
 from quantkit.runs.folder import RunFolder
-from quantkit.runs.location import find_set, relink
+from quantkit.runs.location import find_set
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.quantize import quantize
+from quantkit.workflows.relink import relink
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 

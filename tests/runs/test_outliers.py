@@ -78,7 +78,7 @@ def run_on(place: Path, **options: Any) -> Calibration:
 
 def build_count(run: Path) -> int | None:
     """Return how many images the build file has the compiler take."""
-    return read_spec(Document.load(run / "vamc.yaml")).data.count
+    return read_spec(Document.load(run / "vamc.yaml")).dataset.count
 
 
 def scales(path: Path) -> list[bytes]:
@@ -94,7 +94,7 @@ def foretold(place: Path) -> Path:
     return simulator.write(choices_of_run(simulator.run.record), place / "told.onnx")
 
 
-def test_ranges_leave_out_what_one_image_alone_reaches_and_its_name_is_told(place: Path) -> None:
+def test_outliers_are_left_out_of_ranges_and_named(place: Path) -> None:
     done = run_on(place)
     hi, observed = range_of(done.quantized.table)
     assert hi < observed / 50.0
@@ -107,7 +107,7 @@ def test_ranges_leave_out_what_one_image_alone_reaches_and_its_name_is_told(plac
     assert any("b/009.png" in note for note in again.notes)
 
 
-def test_who_wants_all_images_gets_all(place: Path) -> None:
+def test_outliers_are_kept_on_request_and_by_minmax(place: Path) -> None:
     options = QuantizeOptions(keep_outliers=True)
     kept = run_on(place, method=WIDEST, options=options)
     hi, observed = range_of(kept.quantized.table)
@@ -118,7 +118,7 @@ def test_who_wants_all_images_gets_all(place: Path) -> None:
     assert any(note.endswith("this method includes them") for note in whole.notes)
 
 
-def test_outlier_is_left_out_of_the_compilers_set_and_of_the_simulation(place: Path) -> None:
+def test_outliers_are_left_out_of_set_of_compiler_and_simulation(place: Path) -> None:
     done = run_on(place, method=MinMax(), target=VACC)
     assert any("the images of calibration.csv, without outliers" in note for note in done.notes)
     without = CalibrationSet.load(place / "run" / "calibration.csv")
@@ -131,7 +131,7 @@ def test_outlier_is_left_out_of_the_compilers_set_and_of_the_simulation(place: P
     assert scales(foretold(place)) == scales(done.quantized.path)
 
 
-def test_the_compiler_gets_all_images_where_the_user_wants_it(place: Path) -> None:
+def test_outliers_are_given_to_compiler_on_request(place: Path) -> None:
     run_on(place, target=VACC)
     done = run_on(place, method=WIDEST, target=VACC, options=QuantizeOptions(keep_outliers=True))
     hi, observed = range_of(done.quantized.table)
@@ -141,14 +141,14 @@ def test_the_compiler_gets_all_images_where_the_user_wants_it(place: Path) -> No
     assert scales(foretold(place)) == scales(done.quantized.path)
 
 
-def test_the_set_may_be_gone(place: Path) -> None:
+def test_outliers_without_set_are_named_by_digest(place: Path) -> None:
     done = run_on(place)
     (digest,) = done.statistics.outlier_images
     (place / "set.csv").unlink()
     assert any(f"({digest[:12]})" in note for note in quantize(place / "run").notes)
 
 
-def test_layers_are_measured_with_the_ranges_of_the_model(place: Path) -> None:
+def test_outliers_sensitivity_uses_ranges_of_model(place: Path) -> None:
     run_on(place)
     without, kept = (
         sensitivity(place / "run", count=40, options=QuantizeOptions(keep_outliers=keep)) for keep in (False, True)

@@ -22,7 +22,7 @@ EQUALIZED = Recipe(method=Mse(), equalization=1.0, correction=WeightCorrection.R
 
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
-def test_a_recipe_comes_nearer_to_fp32_than_plain_rounding(target) -> None:
+def test_builder_equalized_recipe_is_nearer_to_fp32_than_plain(target) -> None:
     builder, selection = builder_of(unlike_channels(), target)
     plain, mended = (
         selection.closeness(builder.make(recipe).int8)
@@ -33,7 +33,7 @@ def test_a_recipe_comes_nearer_to_fp32_than_plain_rounding(target) -> None:
 
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
-def test_outlier_image_leaves_levels_to_the_others(target) -> None:
+def test_builder_outlier_image_leaves_levels_to_others(target) -> None:
     work, recipe = (
         [*small_images(32), 1000.0 * small_images(1)[0]],
         Recipe(method=Mse(), correction=WeightCorrection.NONE),
@@ -45,7 +45,7 @@ def test_outlier_image_leaves_levels_to_the_others(target) -> None:
     assert sqnr[1] > sqnr[0] + 10.0
 
 
-def test_fp32_export_refuses_a_function_changed_on_other_images() -> None:
+def test_builder_fp32_export_refuses_changed_function() -> None:
     """The Clip is never felt on the images worked on, and is on those that look at the result."""
     faint = [0.05 * image for image in small_images(24)]
     builder, selection = builder_of(
@@ -56,7 +56,7 @@ def test_fp32_export_refuses_a_function_changed_on_other_images() -> None:
 
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
-def test_fp32_export_has_shifted_and_rescaled_channels(target) -> None:
+def test_builder_fp32_export_has_shifted_and_rescaled_channels(target) -> None:
     images = small_images(24)
     builder, selection = builder_of(linear_model(off=60.0), target, work=images)
     plain, shifted = (
@@ -72,7 +72,7 @@ def test_fp32_export_has_shifted_and_rescaled_channels(target) -> None:
         assert selection.largest_change(shifted.corrected_fp32) <= SAME_FUNCTION
 
 
-def test_layers_go_to_float_within_the_budget_one_by_one(tmp_path) -> None:
+def test_builder_layers_go_to_float_within_budget_one_by_one(tmp_path) -> None:
     builder, selection = builder_of(mixed_model())
     cache, shape = TrialCache(ResultCache(tmp_path), {}), (1, 3, 12, 12)
     walk = MixedPrecision(builder, Recipe(method=Mse()), selection, FloatBudget(macs=50, layers=2), shape, cache)
@@ -122,7 +122,7 @@ def test_layers_in_float_are_measured_once_across_interruptions(tmp_path, monkey
         walked("whole", fresh=True)
 
 
-def test_the_share_in_float_is_that_of_the_multiply_adds() -> None:
+def test_float_share_is_that_of_multiply_adds() -> None:
     model = unlike_channels()
     layers = [node.name for node in model.graph if node.op_type in ("Conv", "Gemm")]
     products = np.array([8 * 27 * 36, 8 * 9 * 36, 64 * 36, 40])
@@ -131,7 +131,7 @@ def test_the_share_in_float_is_that_of_the_multiply_adds() -> None:
     assert float_share(model, plan(model, ORT), (1, 3, 12, 12)) == 0.0
 
 
-def test_an_integer_product_of_two_activations_is_not_in_float() -> None:
+def test_float_share_leaves_out_integer_product_of_activations() -> None:
     ones = np.ones((4, 4, 1, 1), np.float32)
     model = model_of(
         """<ir_version: 8, opset_import: ["" : 17]>

@@ -45,26 +45,26 @@ def outcomes(selection: MethodSelection) -> dict[str, str]:
     return {row["method"]: row["outcome"] for row in selection.rows()}
 
 
-def test_method_nearest_to_fp32_is_chosen_over_simpler_ones() -> None:
+def test_select_method_nearest_to_fp32_is_chosen() -> None:
     found = select({Percentile(): 0.3, MinMax(): 6.0, Mse(): 1.0})
     assert found.method == Mse()
     assert outcomes(found) == {"percentile": "further", "minmax": "further", "mse": "chosen"}
     assert re.fullmatch(r"mse: nearest to fp32 on \d+ calibration images", found.reason)
 
 
-def test_methods_that_are_further_beyond_chance_run_the_first_images_only() -> None:
+def test_select_method_clearly_further_runs_first_images_only() -> None:
     found = select({Percentile(): 1.0, MinMax(): 200.0, Mse(): 1.03})
     images = {one.name: one.images for one in found.results}
     assert images["minmax"] == 8
 
 
-def test_methods_as_near_as_each_other_give_the_simplest() -> None:
+def test_select_method_equally_near_gives_simplest() -> None:
     found = select({Percentile(): 1.0, MinMax(): 1.015, Mse(): 0.985})
     assert found.method == Percentile()
     assert set(outcomes(found).values()) <= {"chosen", "tied", "further"}
 
 
-def test_methods_of_nearly_equal_ranges_are_one_candidate() -> None:
+def test_select_method_nearly_equal_ranges_are_one_candidate() -> None:
     counts: list[tuple[int, int]] = []
     found = select({Percentile(): 1.0, MinMax(): 1.004, Mse(): 1.002}, progress=lambda *done: counts.append(done))
     assert outcomes(found) == {"percentile": "chosen", "minmax": "as percentile", "mse": "as percentile"}
@@ -72,7 +72,7 @@ def test_methods_of_nearly_equal_ranges_are_one_candidate() -> None:
     assert counts == [(1, 1)]
 
 
-def test_variant_of_a_method_that_is_further_is_not_tried() -> None:
+def test_select_method_variant_of_further_method_is_not_tried() -> None:
     relay = Kl(definition="relay")
     tried, left_out = (
         {one.method: one for one in select({Percentile(): 1.0, Kl(): factor, relay: 1.06}).results}[relay]
@@ -82,7 +82,7 @@ def test_variant_of_a_method_that_is_further_is_not_tried() -> None:
     assert (left_out.outcome, left_out.images, left_out.distance) == ("not tried", 0, None)
 
 
-def test_model_with_scores_that_are_not_finite_is_further() -> None:
+def test_select_method_non_finite_scores_are_further() -> None:
     def write(ranges):
         if ranges["input"].hi > 2.0 * RIGHT["input"].hi:
             return _infinite(write_qdq(MODEL, PLAN, ranges))
@@ -113,7 +113,7 @@ def _infinite(model):
 
 
 @pytest.mark.parametrize("corrected", [True, False])
-def test_figures_are_those_of_the_models_themselves(corrected: bool) -> None:
+def test_select_method_figures_are_those_of_models(corrected: bool) -> None:
     factors = {Percentile(): 1.0, Mse(): 1.6}
     found = select(factors, count=8, corrected=corrected)  # type: ignore[arg-type]
     reference, distances = scores_of(MODEL, IMAGES[:8], threads=1), {}
@@ -129,16 +129,16 @@ def test_figures_are_those_of_the_models_themselves(corrected: bool) -> None:
         )
 
 
-def test_choice_is_the_same_for_any_number_of_threads() -> None:
+def test_select_method_any_threads_give_same_choice() -> None:
     factors = dict(zip(CANDIDATES, (1.0, 1.2, 0.9, 0.7, 0.95, 0.85), strict=True))
     assert select(factors) == select(factors, threads=3)
 
 
-def test_selection_survives_json() -> None:
+def test_select_method_result_round_trips_through_json() -> None:
     found = select({Percentile(fraction=0.9999): 1.0, Kl(definition="relay"): 0.4, MinMax(): 1.001}, count=8)
     assert MethodSelection.from_json(found.to_json()) == found
 
 
-def test_candidates_begin_with_the_method_that_is_used_without_images() -> None:
+def test_select_method_candidates_begin_with_method_used_without_images() -> None:
     assert CANDIDATES[0] == Percentile()
     assert len(set(CANDIDATES)) == len(CANDIDATES)

@@ -83,7 +83,7 @@ def run(trials: Fake, goal: Goal, **options):
     return search(START, trials, goal, **chosen)
 
 
-def test_a_default_within_the_budget_ends_the_search_at_once() -> None:
+def test_search_default_within_budget_ends_at_once() -> None:
     trials = Fake(deltas=lambda kl: 0.0)
     outcome = run(trials, Goal(max_drop=0.5))
     assert [one.recipe for one in trials.attempted] == [START]
@@ -91,7 +91,7 @@ def test_a_default_within_the_budget_ends_the_search_at_once() -> None:
     assert outcome.verdict is Verdict.MET
 
 
-def test_each_rung_starts_from_the_best_before_and_layers_go_to_float_last() -> None:
+def test_search_stages_start_from_best_and_layers_come_last() -> None:
     trials = Fake(deltas=lambda kl: -kl)
     outcome = run(trials, Goal(max_drop=30))
     stages = list(dict.fromkeys(one.stage for one in trials.attempted))
@@ -105,7 +105,7 @@ def test_each_rung_starts_from_the_best_before_and_layers_go_to_float_last() -> 
     assert len(trials.evaluated) == 6, "the best of each rung alone is judged"
 
 
-def test_it_ends_on_the_first_rung_that_proves_the_budget() -> None:
+def test_search_ends_at_first_stage_that_proves_budget() -> None:
     trials = Fake(deltas=lambda kl: 0.0 if kl < 0.75 else -0.1)
     outcome = run(trials, Goal(max_drop=0.5))
     assert outcome.verdict is Verdict.MET
@@ -113,14 +113,14 @@ def test_it_ends_on_the_first_rung_that_proves_the_budget() -> None:
     assert {one.stage for one in trials.attempted} == {"default", "method", "equalization"}
 
 
-def test_a_budget_that_is_not_proved_but_met_spends_no_layer() -> None:
+def test_search_budget_met_but_not_proved_spends_no_layer() -> None:
     trials = Fake(deltas=lambda kl: -0.0045)
     outcome = run(trials, Goal(max_drop=0.5))
     assert outcome.verdict is Verdict.LIKELY
     assert outcome.best.recipe.skip == ()
 
 
-def test_refined_ranges_that_other_noise_hid_are_tried_again_without_it() -> None:
+def test_search_refined_ranges_hidden_by_noise_are_tried_again() -> None:
     class Hidden(Fake):
         def kl(self, recipe: Recipe) -> float:
             gain = 0.1 if recipe.correction is WeightCorrection.ROUNDING else -0.1
@@ -132,7 +132,7 @@ def test_refined_ranges_that_other_noise_hid_are_tried_again_without_it() -> Non
 
 
 @pytest.mark.parametrize(("gain", "kept"), [(0.01, False), (0.05, True)])
-def test_refined_ranges_that_gain_less_than_two_percent_are_not_kept(gain: float, kept: bool) -> None:
+def test_search_refined_ranges_of_small_gain_are_not_kept(gain: float, kept: bool) -> None:
     class Slight(Fake):
         def kl(self, recipe: Recipe) -> float:
             return super().kl(recipe) * (1.0 - gain * recipe.refined)
@@ -141,7 +141,7 @@ def test_refined_ranges_that_gain_less_than_two_percent_are_not_kept(gain: float
     assert outcome.best.recipe.refined is kept
 
 
-def test_stage_without_gain_is_not_evaluated() -> None:
+def test_search_stage_without_gain_is_not_evaluated() -> None:
     class Worse(Fake):
         def kl(self, recipe: Recipe) -> float:
             return 1.0 + super().kl(recipe) if recipe.equalization else super().kl(recipe)
@@ -153,7 +153,7 @@ def test_stage_without_gain_is_not_evaluated() -> None:
     assert outcome.verdict is Verdict.MISSED
 
 
-def test_without_rewriting_there_are_methods_and_layers_only() -> None:
+def test_search_without_rewriting_has_methods_and_layers_only() -> None:
     trials = Fake()
     start = START.changed(correction=WeightCorrection.NONE)
     outcome = search(
@@ -172,7 +172,7 @@ def test_without_rewriting_there_are_methods_and_layers_only() -> None:
     assert outcome.best.recipe.skip == ("conv0", "conv1", "conv2")
 
 
-def test_the_scale_of_weights_is_a_rung_where_the_target_leaves_it_open() -> None:
+def test_search_weight_scale_is_a_stage_where_target_allows() -> None:
     trials = Fake()
     search(START, trials, Goal(max_drop=0), stages=frozenset(Stage), widening=widening)
     stages = list(dict.fromkeys(one.stage for one in trials.attempted))
@@ -181,7 +181,7 @@ def test_the_scale_of_weights_is_a_rung_where_the_target_leaves_it_open() -> Non
     assert all(one.recipe.per_channel for one in trials.attempted)
 
 
-def test_moved_channels_that_buy_nothing_alone_are_tried_with_rescaled_ones() -> None:
+def test_search_shifted_channels_are_tried_with_rescaled_ones() -> None:
     class OnlyTogether(Fake):
         def kl(self, recipe: Recipe) -> float:
             return super().kl(recipe) - (0.1 if recipe.channel_shift and recipe.equalization else 0.0)
@@ -195,7 +195,7 @@ def test_moved_channels_that_buy_nothing_alone_are_tried_with_rescaled_ones() ->
 
 
 @pytest.mark.parametrize(("gain", "kept"), [(0.01, False), (0.1, True)])
-def test_what_costs_time_on_every_image_must_earn_it(gain, kept) -> None:
+def test_search_input_folding_must_earn_its_cost(gain, kept) -> None:
     class Levels(Fake):
         def kl(self, recipe: Recipe) -> float:
             return super().kl(recipe) * (1.0 - gain * recipe.input_folding)
@@ -205,7 +205,7 @@ def test_what_costs_time_on_every_image_must_earn_it(gain, kept) -> None:
 
 
 @pytest.mark.parametrize("left_out", list(Stage))
-def test_a_step_that_is_left_out_is_not_taken(left_out) -> None:
+def test_search_disabled_stage_is_not_tried(left_out) -> None:
     trials = Fake()
     run(trials, Goal(max_drop=0), stages=frozenset(Stage) - {left_out})
     taken = {one.stage for one in trials.attempted}
@@ -213,7 +213,7 @@ def test_a_step_that_is_left_out_is_not_taken(left_out) -> None:
 
 
 @pytest.mark.parametrize("attempts", [1, 3, 5, 9])
-def test_the_clock_ends_a_search_with_the_best_so_far(attempts) -> None:
+def test_search_out_of_time_ends_with_best_so_far(attempts) -> None:
     trials = Fake(attempts=attempts)
     outcome = run(trials, Goal(max_drop=0))
     assert outcome.out_of_time
@@ -223,7 +223,7 @@ def test_the_clock_ends_a_search_with_the_best_so_far(attempts) -> None:
     assert whole.best.closeness.kl <= outcome.best.closeness.kl
 
 
-def test_agreement_is_a_goal_of_its_own() -> None:
+def test_search_goal_of_agreement_is_met() -> None:
     assert holdout(0.0, agreement=0.99).proves(Goal(max_drop=1, min_agreement=98.5))
     assert not holdout(0.0, agreement=0.99).proves(Goal(max_drop=1, min_agreement=99))
     assert holdout(0.0, agreement=0.99).suggests(Goal(max_drop=1, min_agreement=99))
@@ -231,7 +231,7 @@ def test_agreement_is_a_goal_of_its_own() -> None:
     assert not holdout(-0.02).suggests(Goal(max_drop=1))
 
 
-def test_repeated_looks_widen_the_interval() -> None:
+def test_search_repeated_looks_widen_interval() -> None:
     """Bonferroni: one-sided errors of all looks together stay below 5 percent."""
     assert pytest.approx(0.05) == LOOKS * (1.0 - LOOK_CONFIDENCE) / 2.0
     outcomes = PairedOutcomes(2000, 40, 30)

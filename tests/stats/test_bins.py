@@ -15,7 +15,7 @@ def test_bin_of_value_has_edges_around_it(value: float) -> None:
 
 
 @given(finite.filter(lambda v: abs(v) >= 2.0**-126))
-def test_a_bin_of_normal_numbers_is_relatively_narrow(value: float) -> None:
+def test_bin_of_normal_number_is_relatively_narrow(value: float) -> None:
     lower, upper = magnitude_edges(bin_of(np.array([value], np.float32)))
     assert upper[0] - lower[0] <= lower[0] * 2.0**-MANTISSA_BITS
 
@@ -39,7 +39,7 @@ def test_bin_of_infinity_and_nan_is_non_finite() -> None:
     assert bins[3] == non_finite - 1
 
 
-def test_neighbouring_bins_share_an_edge() -> None:
+def test_bins_neighbours_share_an_edge() -> None:
     bins = np.arange(0, SIGN_BIN - 1, 977)
     _, upper = magnitude_edges(bins)
     lower, _ = magnitude_edges(bins + 1)

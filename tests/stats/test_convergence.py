@@ -57,9 +57,13 @@ def test_settling_note_of_few_images_says_how_many_to_use():
 
 
 def test_settling_note_of_minmax_names_no_number():
-    note = settling_note([point(406, 0.2, "minmax"), point(600, 0.2, "minmax")], 600, "minmax", None)
+    points = [point(406, 0.2, "minmax"), point(600, 0.2, "minmax")]
+    note = settling_note(points, 600, "minmax", None)
     assert note is not None
     assert note.endswith("extremes grow with every image; use --method percentile, or more images")
+    note = settling_note(points, 600, "minmax", None, compared=True)
+    assert note is not None
+    assert note.endswith("extremes grow with every image; use more images")
 
 
 def test_settling_note_is_silent_where_ranges_are_settled():

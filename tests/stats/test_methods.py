@@ -56,7 +56,7 @@ tensors = hnp.arrays(np.float32, st.integers(1, 200), elements=floats)
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 @settings(max_examples=25, deadline=None)
 @given(x=tensors)
-def test_range_contains_zero_within_the_observed_range(method: Method, target: Target, x: np.ndarray) -> None:
+def test_solve_any_tensor_range_contains_zero_within_observed(method: Method, target: Target, x: np.ndarray) -> None:
     statistics = statistics_of(x)
     range_ = solve(statistics, method, target)
     observed = statistics.range
@@ -71,7 +71,7 @@ def test_range_contains_zero_within_the_observed_range(method: Method, target: T
     [([], Range(0, 0)), ([0.0] * 9, Range(0, 0)), ([3.5] * 9, Range(0, 3.5)), ([-2.0], Range(-2.0, 0))],
     ids=["empty", "zero", "constant", "single negative"],
 )
-def test_degenerate_tensors_have_a_stated_range(method: Method, values: list[float], expected: Range) -> None:
+def test_solve_degenerate_tensor_has_stated_range(method: Method, values: list[float], expected: Range) -> None:
     statistics = statistics_of(np.array(values, np.float32))
     for target in TARGETS:
         assert solve(statistics, method, target) == expected
@@ -79,7 +79,7 @@ def test_degenerate_tensors_have_a_stated_range(method: Method, values: list[flo
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("fraction", [0.5001, 0.9, 0.999, 0.99999, 1.0])
-def test_percentile_of_magnitude_is_the_value_of_its_rank(name: str, fraction: float) -> None:
+def test_percentile_magnitude_is_value_of_its_rank(name: str, fraction: float) -> None:
     x = np.abs(CASES[name]).astype(np.float32)
     exact = float(np.sort(x)[min(int(x.size * fraction), x.size - 1)])
     assert magnitude_percentile(statistics_of(CASES[name]), fraction) == pytest.approx(exact, rel=BIN)
@@ -87,7 +87,7 @@ def test_percentile_of_magnitude_is_the_value_of_its_rank(name: str, fraction: f
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("fraction", [0.9, 0.999, 0.99999])
-def test_two_sided_percentile_cuts_half_at_either_end(name: str, fraction: float) -> None:
+def test_percentile_two_sided_cuts_half_at_either_end(name: str, fraction: float) -> None:
     x = np.sort(CASES[name].astype(np.float32))
     cut = int(x.size * (1 - fraction) / 2)
     range_ = solve(statistics_of(CASES[name]), Percentile(fraction=fraction), ORT)
@@ -97,7 +97,7 @@ def test_two_sided_percentile_cuts_half_at_either_end(name: str, fraction: float
 
 @given(x=tensors)
 @settings(max_examples=60, deadline=None)
-def test_all_of_the_values_is_minmax_and_more_never_narrows(x: np.ndarray) -> None:
+def test_percentile_of_all_values_is_minmax_and_larger_never_narrows(x: np.ndarray) -> None:
     statistics = statistics_of(x)
     for target in TARGETS:
         assert solve(statistics, Percentile(fraction=1.0), target) == statistics.range
@@ -109,7 +109,7 @@ def test_all_of_the_values_is_minmax_and_more_never_narrows(x: np.ndarray) -> No
 
 @given(x=hnp.arrays(np.float32, 80, elements=st.floats(-1e3, 1e3, width=32)), k=st.integers(-6, 6))
 @settings(max_examples=40, deadline=None)
-def test_ranges_scale_with_the_data(x: np.ndarray, k: int) -> None:
+def test_solve_scaled_tensor_scales_range(x: np.ndarray, k: int) -> None:
     assume((np.abs(x[x != 0]) > 1e-20).all())
     factor = 2.0**k
     one, other = statistics_of(x), statistics_of(x * np.float32(factor))
@@ -120,9 +120,7 @@ def test_ranges_scale_with_the_data(x: np.ndarray, k: int) -> None:
 
 @pytest.mark.parametrize("name", [n for n in CASES if n != "small"])
 @pytest.mark.parametrize(("target", "divisor"), [(TENSORRT, 127.0), (VACC, 128.0)], ids=["127", "128"])
-def test_symmetric_mse_is_the_least_of_a_fine_search_over_the_raw_values(
-    name: str, target: Target, divisor: float
-) -> None:
+def test_mse_symmetric_is_least_of_fine_search_over_raw_values(name: str, target: Target, divisor: float) -> None:
     x = CASES[name].astype(np.float32)
     greatest = float(np.abs(x).max())
     candidates = np.linspace(0.05, 1.0, 400) * greatest
@@ -134,7 +132,7 @@ def test_symmetric_mse_is_the_least_of_a_fine_search_over_the_raw_values(
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n != "small"])
-def test_affine_mse_is_the_least_of_a_search_over_the_raw_values(name: str) -> None:
+def test_mse_affine_is_least_of_search_over_raw_values(name: str) -> None:
     x = CASES[name].astype(np.float32)
     observed = statistics_of(x).range
     shares = np.linspace(0.2, 1.0, 41)
@@ -152,7 +150,7 @@ def test_affine_mse_is_the_least_of_a_search_over_the_raw_values(name: str) -> N
 
 @given(x=tensors)
 @settings(max_examples=40, deadline=None)
-def test_mse_errs_no_more_than_minmax_but_for_the_width_of_a_bin(x: np.ndarray) -> None:
+def test_mse_error_exceeds_minmax_by_at_most_a_bin(x: np.ndarray) -> None:
     """A value is known to a bin, at most a quarter of minmax's step wide, and rounding errors change no faster."""
     statistics = statistics_of(x)
     assume(not statistics.constant)
@@ -167,7 +165,7 @@ histograms = hnp.arrays(np.int64, st.integers(150, 301).map(lambda n: n | 1), el
 
 @given(histogram=histograms)
 @settings(max_examples=30, deadline=None)
-def test_relay_divergences_are_those_of_its_loop(histogram: np.ndarray) -> None:
+def test_kl_relay_divergences_equal_those_of_its_loop(histogram: np.ndarray) -> None:
     assume(histogram.any())
     ours, theirs = symmetric_divergences(histogram, 63, True), relay_divergences(histogram, 63)
     finite = np.isfinite(theirs)
@@ -177,7 +175,7 @@ def test_relay_divergences_are_those_of_its_loop(histogram: np.ndarray) -> None:
 
 @given(histogram=histograms)
 @settings(max_examples=30, deadline=None)
-def test_tensorrt_divergences_are_those_of_its_loop(histogram: np.ndarray) -> None:
+def test_kl_tensorrt_divergences_equal_those_of_its_loop(histogram: np.ndarray) -> None:
     assume(histogram.any())
     ours, theirs = our_tensorrt(histogram), tensorrt_divergences(histogram)
     finite = np.isfinite(theirs)
@@ -186,7 +184,7 @@ def test_tensorrt_divergences_are_those_of_its_loop(histogram: np.ndarray) -> No
 
 
 @pytest.mark.parametrize("name", ["normal", "relu", "outlier"])
-def test_ort_divergence_is_least_where_onnxruntime_finds_it_in_the_same_bins(name: str) -> None:
+def test_kl_ort_divergence_is_least_where_onnxruntime_finds_it(name: str) -> None:
     calibrate = pytest.importorskip("onnxruntime.quantization.calibrate")
     x, bins, levels = CASES[name], 513, 255
     greatest = float(np.abs(x).max())
@@ -200,7 +198,7 @@ def test_ort_divergence_is_least_where_onnxruntime_finds_it_in_the_same_bins(nam
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_linear_bins_hold_what_a_histogram_of_the_raw_values_holds(name: str) -> None:
+def test_linear_bins_equal_histogram_of_raw_values(name: str) -> None:
     x = CASES[name].astype(np.float32)
     greatest = float(np.abs(x).max())
     statistics = statistics_of(x)
@@ -222,7 +220,7 @@ def grey_levels(rng: np.random.Generator, levels: int, size: int) -> np.ndarray:
 @given(levels=st.integers(9, 64), seed=st.integers(0, 2**16))
 @example(levels=50, seed=0)  # shades in other places within their bins have another best candidate
 @settings(max_examples=15, deadline=None)
-def test_kl_of_grey_levels_has_the_divergences_of_the_raw_histogram(levels: int, seed: int) -> None:
+def test_kl_grey_levels_threshold_is_that_of_raw_histogram(levels: int, seed: int) -> None:
     x = grey_levels(np.random.default_rng(seed), levels, 20_000)
     # What the statistics know of a shade: the middle of the bin of its sign, exponent and 9 bits of the mantissa.
     lower = x.view(np.uint32) >> 14 << 14
@@ -237,7 +235,7 @@ def test_kl_of_grey_levels_has_the_divergences_of_the_raw_histogram(levels: int,
 DIGIT_SHADES = (6286, 428, 357, 348, 366, 297, 307, 255, 372, 283, 325, 320, 369, 407, 398, 483, 1199)
 
 
-def test_kl_for_vacc_of_the_demo_digits_is_that_of_the_raw_values() -> None:
+def test_kl_vacc_demo_digits_threshold_is_that_of_raw_values() -> None:
     shades = np.minimum(np.arange(17) * 16, 255)
     x = np.repeat((shades.astype(np.float32) / 255 - 0.5) / 0.5, DIGIT_SHADES)
     raw, edges = np.histogram(x, bins=8001, range=(-1.0, 1.0))
@@ -255,7 +253,7 @@ def test_linear_bins_of_one_value_repeated_are_not_spread() -> None:
     assert np.count_nonzero(linear_magnitudes(statistics_of(narrow), 8000)) >= 7
 
 
-def test_all_tensors_are_solved_in_their_order() -> None:
+def test_solve_all_keeps_order_of_tensors() -> None:
     statistics = {name: statistics_of(x) for name, x in CASES.items()}
     solved = solve_all(statistics, Percentile(), ORT)
     assert list(solved) == list(CASES)
@@ -263,13 +261,13 @@ def test_all_tensors_are_solved_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
-def test_a_percentile_never_cuts_a_sparse_tensor_to_nothing(target: Target) -> None:
+def test_percentile_sparse_tensor_keeps_observed_range(target: Target) -> None:
     x = np.zeros(1000, np.float32)
     x[7] = 5.0
     assert solve(statistics_of(x), Percentile(fraction=0.9), target) == Range(0.0, 5.0)
 
 
-def test_method_names_are_checked() -> None:
+def test_parse_method_bad_name_or_fraction_is_refused() -> None:
     with pytest.raises(UsageError, match=r"no method 'entropy'; choose one of auto, minmax, percentile, kl, mse"):
         parse_method("entropy")
     with pytest.raises(UsageError, match=r"the method kl takes no fraction"):

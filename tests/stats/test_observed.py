@@ -37,7 +37,7 @@ def images(count: int, seed: int = 0) -> list[np.ndarray]:
     return [rng.normal(0.1, 1.0, 200).astype(np.float32) for _ in range(count)]
 
 
-def test_an_image_far_beyond_the_others_in_one_tensor_is_found() -> None:
+def test_outliers_image_far_beyond_others_in_one_tensor_is_found() -> None:
     usual, odd = images(64), images(64, seed=1)
     odd[17] = 100.0 * odd[17]
     found = observed(usual, odd)
@@ -46,14 +46,14 @@ def test_an_image_far_beyond_the_others_in_one_tensor_is_found() -> None:
     assert found.outlier_ratio[17] == pytest.approx(reach[17] / np.median(reach))
 
 
-def test_images_of_sound_networks_are_all_kept() -> None:
+def test_outliers_sound_network_has_none() -> None:
     found = observed([(20.0 if place == 7 else 1.0) * image for place, image in enumerate(images(64))])
     assert 15.0 < found.outlier_ratio.max() < FAR
     assert found.outliers == ()
     assert found.without_outliers is found.tensors
 
 
-def test_what_is_frequent_is_no_exception() -> None:
+def test_outliers_frequent_extremes_are_limited_to_largest_share() -> None:
     found = observed([image * (100.0 + place if place % 5 == 0 else 1.0) for place, image in enumerate(images(64))])
     assert len(found.outliers) == int(LARGEST_SHARE * 64) == 2
     assert all(place % 5 == 0 for place in found.outliers)
@@ -61,13 +61,13 @@ def test_what_is_frequent_is_no_exception() -> None:
     assert few.outliers == (), "one of 31 images is no exception"
 
 
-def test_a_tensor_that_is_zero_for_most_images_says_nothing() -> None:
+def test_outliers_tensor_zero_for_most_images_is_ignored() -> None:
     found = observed([np.zeros(5, np.float32)] * 63 + [np.ones(5, np.float32)])
     assert found.outliers == ()
     assert found.outlier_ratio.tolist() == [0.0] * 64
 
 
-def test_what_was_found_on_another_form_of_the_model_holds() -> None:
+def test_outliers_known_from_other_form_of_model_are_cut() -> None:
     found = observed(images(64))
     farthest = int(found.extremes[:, 0, 1].argmax())
     cut = Observed(found.tensors, found.extremes, known_outliers=(farthest,))
@@ -85,7 +85,7 @@ def test_statistics_without_outliers_exclude_their_extremes() -> None:
 
 
 @pytest.mark.parametrize("target", [ORT, TENSORRT, VACC], ids=lambda target: target.name)
-def test_minmax_and_who_asks_for_it_get_all_images(target) -> None:
+def test_for_ranges_minmax_or_keep_outliers_gives_all_images(target) -> None:
     """A compiler is not given outlier images, so minmax does not cover them there."""
     values = images(64)
     values[3] = 500.0 * values[3]
@@ -98,7 +98,7 @@ def test_minmax_and_who_asks_for_it_get_all_images(target) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(x=NUMBERS, data=st.data())
-def test_within_keeps_exactly_the_bins_between_two_values(x: np.ndarray, data: st.DataObject) -> None:
+def test_statistics_within_keeps_exactly_the_bins_between_two_values(x: np.ndarray, data: st.DataObject) -> None:
     lo, hi = sorted(data.draw(st.tuples(st.sampled_from(x.tolist()), st.sampled_from(x.tolist()))))
     whole = statistics(x)
     cut = whole.within(lo, hi)

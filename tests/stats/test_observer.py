@@ -50,7 +50,7 @@ def reference(x: np.ndarray) -> TensorStatistics:
 @pytest.mark.parametrize("kernel", KERNELS)
 @settings(max_examples=150, deadline=None)
 @given(x=arrays)
-def test_statistics_are_those_of_the_definition(kernel: Callable, x: np.ndarray) -> None:
+def test_observer_statistics_equal_definition(kernel: Callable, x: np.ndarray) -> None:
     statistics = observed(x, kernel=kernel)
     assert statistics.check() is None
     assert statistics.identical(reference(x))
@@ -58,7 +58,7 @@ def test_statistics_are_those_of_the_definition(kernel: Callable, x: np.ndarray)
 
 @settings(max_examples=80, deadline=None)
 @given(x=arrays, data=st.data())
-def test_any_split_in_any_order_over_any_observers_gives_the_same_bits(x: np.ndarray, data: st.DataObject) -> None:
+def test_observer_any_split_and_order_gives_same_bits(x: np.ndarray, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, x.size), max_size=4)))
     parts = data.draw(st.permutations(np.split(x, cuts)))
     whole = observed(x)
@@ -77,7 +77,7 @@ def test_any_split_in_any_order_over_any_observers_gives_the_same_bits(x: np.nda
 
 
 @given(x=hnp.arrays(np.float32, 50, elements=st.floats(-(2.0**100), 2.0**100, width=32)), k=st.integers(-8, 8))
-def test_scaling_by_a_power_of_two_shifts_the_bins(x: np.ndarray, k: int) -> None:
+def test_observer_values_scaled_by_power_of_two_keep_counts(x: np.ndarray, k: int) -> None:
     x = x[np.abs(x) > 1e-30]
     one, other = observed(x), observed(x * np.float32(2.0) ** k)
     np.testing.assert_array_equal(one.counts, other.counts)
@@ -89,11 +89,11 @@ def test_scaling_by_a_power_of_two_shifts_the_bins(x: np.ndarray, k: int) -> Non
 @given(
     x=hnp.arrays(np.float32, st.integers(0, 60), elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
 )
-def test_rectified_statistics_are_those_of_the_relu(x: np.ndarray) -> None:
+def test_statistics_rectified_equal_those_of_relu(x: np.ndarray) -> None:
     assert observed(x).rectified().identical(observed(np.maximum(x, 0)))
 
 
-def test_taking_up_saved_statistics_goes_on_as_if_never_interrupted() -> None:
+def test_observer_resumed_from_statistics_gives_same_bits() -> None:
     x = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
     resumed = Observer()
     resumed.add(observed(x[:2000]))
@@ -101,7 +101,7 @@ def test_taking_up_saved_statistics_goes_on_as_if_never_interrupted() -> None:
     assert resumed.statistics().identical(observed(x))
 
 
-def test_the_input_is_left_as_it_was_and_any_shape_dtype_and_stride_is_taken() -> None:
+def test_observer_any_shape_dtype_and_stride_is_read_and_left_unchanged() -> None:
     x = np.random.default_rng(0).standard_normal((4, 6, 5)).astype(np.float64)
     kept = x.copy()
     assert observed(x[:, ::2]).identical(reference(x[:, ::2]))
@@ -110,7 +110,7 @@ def test_the_input_is_left_as_it_was_and_any_shape_dtype_and_stride_is_taken() -
     assert observed(np.empty((0, 3), np.float32)).identical(TensorStatistics.empty())
 
 
-def test_non_finite_values_are_counted_beside_the_histogram_and_told() -> None:
+def test_observer_non_finite_values_are_counted_apart() -> None:
     observer = Observer()
     assert observer.observe(np.array([1.0, np.nan, np.inf, -np.inf, np.nan], np.float32)) == (4, 1.0, 1.0)
     assert observer.observe(np.array([2.0], np.float32)) == (0, 2.0, 2.0)
@@ -120,13 +120,13 @@ def test_non_finite_values_are_counted_beside_the_histogram_and_told() -> None:
     assert (statistics.count, statistics.lo, statistics.hi) == (2, 1.0, 2.0)
 
 
-def test_counters_do_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observer_full_counters_are_drained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quantkit.stats.observer._DRAIN_AT", 1000)
     x = np.ones(600, np.float32)
     assert observed(x, x, x, x).count == 2400
 
 
-def test_memory_does_not_grow_with_the_number_of_batches() -> None:
+def test_observer_many_batches_do_not_grow_memory() -> None:
     x = np.random.default_rng(0).standard_normal(20_000).astype(np.float32)
     observer = Observer()
     observer.observe(x)
@@ -139,7 +139,7 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts page faults")
-def test_counters_cost_no_memory_before_something_is_counted() -> None:
+def test_observer_without_values_touches_no_memory() -> None:
     resource = pytest.importorskip("resource")
     for _ in range(8):
         np.ones(1 << 19, np.int64)  # memory that was used before, which numpy would clear
@@ -149,7 +149,7 @@ def test_counters_cost_no_memory_before_something_is_counted() -> None:
     assert touched < 10 * len(observers)  # each has some 768 pages
 
 
-def test_the_environment_chooses_the_numpy_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observer_environment_variable_chooses_numpy_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANTKIT_KERNEL", "numpy")
     assert Observer()._kernel is count_bins_numpy
     monkeypatch.delenv("QUANTKIT_KERNEL")
@@ -158,7 +158,7 @@ def test_the_environment_chooses_the_numpy_kernel(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("compress", [True, False])
 @pytest.mark.parametrize("zeros", [0.0, 0.1, 0.5, 1.0])
-def test_compiled_kernel_counts_zeros_and_others_as_numpy_does(
+def test_observer_compiled_kernel_counts_zeros_as_numpy(
     monkeypatch: pytest.MonkeyPatch, compress: bool, zeros: float
 ) -> None:
     compiled = module._count_bins

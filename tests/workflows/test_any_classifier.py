@@ -24,7 +24,7 @@ from quantkit.errors import ConfigError, ModelError
 from quantkit.search.budget import FloatBudget
 from quantkit.search.stages import Goal
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.compare import evaluate_models
+from quantkit.workflows.compare import compare
 from quantkit.workflows.evaluate import evaluate
 from quantkit.workflows.sensitivity import sensitivity
 from quantkit.workflows.tune import TuneOptions, tune
@@ -293,17 +293,19 @@ def test_any_classifier_is_scored_and_quantized_as_its_file_says(name: str, imag
     assert sqnr_db(reference, integer) > LEAST_DB
     assert len(made.quantized.plan.layers) == 3
 
-    evaluation = evaluate_models(["fp32", "int8"], run=run, images=images, threads=1)
+    evaluation = compare(["fp32", "int8"], run=run, images=images, threads=1)
     ours = evaluation.answers[1].predictions
     np.testing.assert_array_equal(ours.top1, integer.argmax(axis=1))
     assert evaluation.answers[1].tensors
-    agreement = evaluation.comparison.candidates[0].versus
+    agreement = evaluation.candidates[0].versus
     assert agreement is not None
     assert agreement.agreement == pytest.approx(100 * (integer.argmax(1) == reference.argmax(1)).mean())
 
 
 @pytest.mark.parametrize("dtype", [DOUBLE, BFLOAT], ids=["float64", "bfloat16"])
-def test_types_without_kernels_are_evaluated_in_float32(dtype: int, images: Path, tmp_path: Path) -> None:
+def test_any_classifier_types_without_kernels_are_evaluated_in_float32(
+    dtype: int, images: Path, tmp_path: Path
+) -> None:
     same = Kind(layout="NHWC", tail="nc11")  # the same numbers, stored as float32
     kind = replace(same, dtype=dtype, inner=dtype)
     pictures, model = pictures_of(images), tmp_path / "model.onnx"
@@ -326,8 +328,8 @@ def test_types_without_kernels_are_evaluated_in_float32(dtype: int, images: Path
     calibration = calibrate(model, chosen, PLAIN, run=tmp_path / "run", threads=1)
     assert ends(calibration.quantized.path) == ends(model)
     assert any("tensors are computed in float32" in note for note in calibration.notes)
-    evaluation = evaluate_models(["fp32", "int8"], run=tmp_path / "run", images=images, threads=1)
-    assert evaluation.comparison.candidates[0].tensors
+    evaluation = compare(["fp32", "int8"], run=tmp_path / "run", images=images, threads=1)
+    assert evaluation.candidates[0].tensors
     if dtype == DOUBLE:  # numpy has it, so the int8 file can be fed directly
         integer = answers(calibration.quantized.path, kind, pictures)
         assert sqnr_db(reference, integer) > LEAST_DB
@@ -356,7 +358,7 @@ def test_any_classifier_is_tuned_and_measured_on_its_scores(name: str, images: P
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("LA", 2), ("RGB", 3), ("BGR", 3), ("RGBA", 4), ("BGRA", 4)])
-def test_channels_of_the_picture_reach_the_model_in_order(mode: str, channels: int, tmp_path: Path) -> None:
+def test_any_classifier_channels_reach_model_in_order(mode: str, channels: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     files = {"L": "L", "LA": "LA"}.get(mode, "RGBA")
     bands = {"L": 1, "LA": 2}.get(mode, 4)
@@ -387,9 +389,7 @@ def test_channels_of_the_picture_reach_the_model_in_order(mode: str, channels: i
         (8, "needs 8 channels, and the pipeline gives 3; image files have 1 to 4 channels"),
     ],
 )
-def test_channels_no_pipeline_gives_are_refused_with_what_can_be_done(
-    channels: int, message: str, tmp_path: Path
-) -> None:
+def test_any_classifier_channels_no_pipeline_gives_are_refused(channels: int, message: str, tmp_path: Path) -> None:
     text = f"""<ir_version: 8, opset_import: ["": 17]> g (float[N, {channels}, 8, 8] x) => (float[N, {channels}] y)
         {{ p = GlobalAveragePool (x)  y = Flatten (p) }}"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
@@ -397,7 +397,7 @@ def test_channels_no_pipeline_gives_are_refused_with_what_can_be_done(
         read_classifier(tmp_path / "model.onnx").check(PLAIN)
 
 
-def test_uint8_image_refuses_a_pipeline_of_fractions(images: Path, tmp_path: Path) -> None:
+def test_any_classifier_uint8_image_refuses_pipeline_of_fractions(images: Path, tmp_path: Path) -> None:
     kind = KINDS["uint8"]
     write(tmp_path / "model.onnx", kind, pictures_of(images))
     message = "integers from 0 to 255, and the pipeline gives fractions from -1 to 1; set the divisor of to_tensor"
@@ -405,7 +405,7 @@ def test_uint8_image_refuses_a_pipeline_of_fractions(images: Path, tmp_path: Pat
         read_classifier(tmp_path / "model.onnx").check(PLAIN)
 
 
-def test_scores_asked_for_are_those_evaluated_everywhere(images: Path, tmp_path: Path) -> None:
+def test_any_classifier_output_asked_for_is_used_everywhere(images: Path, tmp_path: Path) -> None:
     kind, pictures, model = KINDS["probabilities_first"], pictures_of(images), tmp_path / "model.onnx"
     write(model, kind, pictures)
     chosen = quantkit.build_calibration_set(images, count=16)
@@ -421,7 +421,7 @@ def test_scores_asked_for_are_those_evaluated_everywhere(images: Path, tmp_path:
         evaluate(model, images=images, pipeline=PLAIN, cache=tmp_path / "kept", output="nothing")
 
 
-def test_nhwc_graph_is_no_larger_than_its_nchw_twin(images: Path, tmp_path: Path) -> None:
+def test_any_classifier_nhwc_graph_is_no_larger_than_nchw_twin(images: Path, tmp_path: Path) -> None:
     counts = {}
     for name, kind in {"nchw": Kind(dtype=UINT8), "nhwc": KINDS["uint8_nhwc_late"]}.items():
         plain = replace(kind, batch=None, tail="matrix")
@@ -430,7 +430,7 @@ def test_nhwc_graph_is_no_larger_than_its_nchw_twin(images: Path, tmp_path: Path
     assert counts["nhwc"] == counts["nchw"]
 
 
-def test_sizes_below_zero_and_question_marks_are_free(tmp_path: Path, images: Path) -> None:
+def test_any_classifier_sizes_below_zero_and_question_marks_are_free(tmp_path: Path, images: Path) -> None:
     """PaddlePaddle's exporter writes [-1, 3, ?, ?], and flattens by the shape that the batch has."""
     model = onnx.parser.parse_model(
         """<ir_version: 7, opset_import: ["": 11]>

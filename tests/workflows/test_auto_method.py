@@ -56,7 +56,7 @@ def without_images(run: Path) -> None:
         path.unlink()
 
 
-def test_default_method_compares_all_and_records_the_choice(run: Path) -> None:
+def test_auto_default_method_compares_all_and_records_choice(run: Path) -> None:
     entry = RunFolder(run).read().quantized["int8"]
     assert entry.selection is not None
     selection = MethodSelection.from_json(entry.selection)
@@ -70,14 +70,14 @@ def test_default_method_compares_all_and_records_the_choice(run: Path) -> None:
     assert plain["reason"].startswith(entry.method)
 
 
-def test_model_of_auto_is_the_model_of_the_chosen_method(run: Path) -> None:
+def test_auto_model_equals_that_of_chosen_method(run: Path) -> None:
     auto = (run / "int8.onnx").read_bytes()
     named = quantize(run, method=RunFolder(run).read().quantized["int8"].solved_by, out=run / "named.onnx")
     assert named.path.read_bytes() == auto
     assert named.selection is None
 
 
-def test_named_method_compares_nothing(tmp_path: Path, model: Path, chosen: CalibrationSet) -> None:
+def test_auto_named_method_compares_nothing(tmp_path: Path, model: Path, chosen: CalibrationSet) -> None:
     log = ProgressLog()
     done = calibrate(model, chosen, PIPELINE, run=tmp_path / "named", method="percentile", progress=log)
     assert (done.quantized.method, done.quantized.selection) == (Percentile(), None)
@@ -86,7 +86,7 @@ def test_named_method_compares_nothing(tmp_path: Path, model: Path, chosen: Cali
     assert RunFolder(tmp_path / "named").read().quantized["int8"].selection is None
 
 
-def test_choice_is_the_same_for_any_threads_and_is_cached(tmp_path: Path, model: Path, chosen: CalibrationSet) -> None:
+def test_auto_choice_is_same_for_any_threads_and_cached(tmp_path: Path, model: Path, chosen: CalibrationSet) -> None:
     logs = [ProgressLog() for _ in range(3)]
     done = [
         calibrate(model, chosen, PIPELINE, run=tmp_path / name, threads=threads, progress=log)
@@ -101,13 +101,13 @@ def test_choice_is_the_same_for_any_threads_and_is_cached(tmp_path: Path, model:
     [QuantizeOptions(bias_correction=False), QuantizeOptions(skip=("conv:0",)), QuantizeOptions(per_channel=False)],
     ids=["bias", "skip", "per-tensor"],
 )
-def test_other_options_are_compared_anew(run: Path, options: QuantizeOptions) -> None:
+def test_auto_other_options_are_compared_anew(run: Path, options: QuantizeOptions) -> None:
     log = ProgressLog()
     assert quantize(run, method=Auto(), options=options, out=run / "other.onnx", progress=log).selection is not None
     assert COMPARING in log.tasks
 
 
-def test_quantize_by_auto_without_images_uses_the_comparison_of_before(run: Path) -> None:
+def test_auto_quantize_without_images_uses_earlier_comparison(run: Path) -> None:
     before = RunFolder(run).read().quantized["int8"]
     without_images(run)
     done = quantize(run)
@@ -116,7 +116,7 @@ def test_quantize_by_auto_without_images_uses_the_comparison_of_before(run: Path
     assert done.selection.results
 
 
-def test_quantize_by_auto_without_images_and_comparison_uses_percentile_and_says_what_is_missing(run: Path) -> None:
+def test_auto_quantize_without_images_and_comparison_uses_percentile_with_note(run: Path) -> None:
     without_images(run)
     done = quantize(run, method="auto", target=VACC)
     assert done.method == Percentile()
@@ -126,7 +126,7 @@ def test_quantize_by_auto_without_images_and_comparison_uses_percentile_and_says
     assert "the calibration images are not found; put them back, or run quantkit relink RUN" in note
 
 
-def test_images_that_are_missing_at_the_end_of_the_set_are_noticed(run: Path, chosen: CalibrationSet) -> None:
+def test_auto_images_missing_at_end_of_set_are_noticed(run: Path, chosen: CalibrationSet) -> None:
     record = RunFolder(run).read()
     images = Images(chosen, record.pipeline, DecodedImages(record.pipeline))
     subject = QuantizeTask(
@@ -142,7 +142,7 @@ def test_images_that_are_missing_at_the_end_of_the_set_are_noticed(run: Path, ch
     assert "calibration images are missing or changed; put them back" in selection.reason
 
 
-def test_too_few_images_use_percentile_and_say_how_many_are_needed(tmp_path: Path, model: Path) -> None:
+def test_auto_too_few_images_use_percentile_and_say_how_many_are_needed(tmp_path: Path, model: Path) -> None:
     few = build_calibration_set(write_images(tmp_path / "few", per_class=7), count=28)
     done = calibrate(model, few, PIPELINE, run=tmp_path / "run")
     assert done.quantized.method == Percentile()
@@ -164,7 +164,7 @@ def compared_on(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 @pytest.mark.parametrize(("per_class", "overlap"), [(10, True), (32, False)], ids=["small set", "large set"])
-def test_methods_are_compared_on_images_that_no_correction_is_fitted_on(
+def test_auto_compares_on_images_that_no_correction_is_fitted_on(
     tmp_path: Path, model: Path, compared_on: list, per_class: int, overlap: bool
 ) -> None:
     images = build_calibration_set(write_images(tmp_path / "more", per_class=per_class), count=4 * per_class)
@@ -179,7 +179,7 @@ def test_methods_are_compared_on_images_that_no_correction_is_fitted_on(
     assert overlap == any(place < IMAGES for place in places)
 
 
-def test_tuning_and_sensitivity_start_from_the_method_with_its_settings(run: Path) -> None:
+def test_auto_choice_is_start_of_tuning_and_sensitivity(run: Path) -> None:
     quantize(run, method=Kl(definition="relay"), out=run / "int8.onnx")
     assert method_of_run(RunFolder(run).read(), ORT) == Kl(definition="relay")
     assert method_of_run(RunFolder(run).read(), VACC) == Kl(definition="relay")
@@ -188,7 +188,7 @@ def test_tuning_and_sensitivity_start_from_the_method_with_its_settings(run: Pat
 @pytest.mark.parametrize(
     "method", [MinMax(), Mse(), Percentile(fraction=0.999, of="value"), Kl(definition="ort")], ids=repr
 )
-def test_recorded_method_is_the_whole_method(run: Path, method: Method) -> None:
+def test_auto_recorded_method_is_whole_method(run: Path, method: Method) -> None:
     quantize(run, method=method, out=run / "x.onnx")
     entry = RunFolder(run).read().quantized["x"]
     assert entry.solved_by == method

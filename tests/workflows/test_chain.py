@@ -67,7 +67,7 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-def test_a_calibration_leaves_statistics_int8_model_ranges_vendor_file_and_provenance(place: Place) -> None:
+def test_calibrate_writes_statistics_model_ranges_vendor_file_and_record(place: Place) -> None:
     run = place.calibrate()
     names = {path.name for path in run.iterdir()}
     files = {".lock", "int8.onnx", "cache", "ranges.csv", "run.json", "statistics.safetensors"}
@@ -83,7 +83,7 @@ def test_a_calibration_leaves_statistics_int8_model_ranges_vendor_file_and_prove
     assert "calibrate_mode: percentile" in (run / "vamc.yaml").read_text()
 
 
-def test_the_same_inputs_give_the_same_bits(place: Place) -> None:
+def test_calibrate_same_inputs_give_same_bits(place: Place) -> None:
     run = place.calibrate(threads=1)
     first = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     place.run = place.folder / "again"
@@ -92,7 +92,7 @@ def test_the_same_inputs_give_the_same_bits(place: Place) -> None:
         assert (again / name).read_bytes() == first[name]
 
 
-def test_statistics_are_used_again_until_an_input_changes(place: Place) -> None:
+def test_calibrate_uses_statistics_again_until_input_changes(place: Place) -> None:
     run = place.calibrate()
     again = calibrate(place.model, place.set, PIPELINE, run=run, method=Mse())
     assert again.reused
@@ -130,7 +130,7 @@ def test_calibrate_with_another_preprocessing_is_refused_without_fresh(place: Pl
     assert not calibrate(place.model, place.set, halved, run=run, fresh=True).reused
 
 
-def test_quantizing_again_needs_no_image(place: Place) -> None:
+def test_quantize_again_needs_no_image(place: Place) -> None:
     run = place.calibrate()
     for path in place.images.rglob("*.png"):
         path.unlink()
@@ -154,13 +154,13 @@ def test_quantizing_again_needs_no_image(place: Place) -> None:
     ],
     ids=lambda o: str({k: v for k, v in o.__dict__.items() if v}),
 )
-def test_every_option_changes_the_model(place: Place, options: QuantizeOptions) -> None:
+def test_quantize_every_option_changes_model(place: Place, options: QuantizeOptions) -> None:
     run = place.calibrate()
     plain = (run / "int8.onnx").read_bytes()
     assert quantize(run, options=options, out=run / "other.onnx").path.read_bytes() != plain
 
 
-def test_a_comparison_holds_the_figures_other_programs_rely_on(place: Place) -> None:
+def test_compare_json_has_figures_other_programs_rely_on(place: Place) -> None:
     run = place.calibrate()
     result = compare(["fp32", "int8"], run=run, images=place.images, exclude=place.set).to_json()
     assert result["images"] == 16
@@ -175,7 +175,7 @@ def test_a_comparison_holds_the_figures_other_programs_rely_on(place: Place) -> 
     json.dumps(result, allow_nan=False)
 
 
-def test_without_images_a_comparison_uses_the_rest_of_the_folder_the_set_was_drawn_from(place: Place) -> None:
+def test_compare_without_images_uses_rest_of_folder_of_set(place: Place) -> None:
     manifest = place.folder / "set.csv"
     place.set.save(manifest)
     place.set = manifest  # type: ignore[assignment]
@@ -185,14 +185,14 @@ def test_without_images_a_comparison_uses_the_rest_of_the_folder_the_set_was_dra
     assert any("16 of 32 images are in the calibration set too" in warning for warning in with_both.warnings)
 
 
-def test_a_model_compared_with_itself_agrees_in_everything(place: Place) -> None:
+def test_compare_model_with_itself_agrees_in_everything(place: Place) -> None:
     copy = place.folder / "copy.onnx"
     copy.write_bytes(place.model.read_bytes())
     result = compare([place.model, copy], images=place.images, pipeline=PIPELINE).candidates[0].to_json()
     assert (result["agreement"], result["delta_top1"], result["mcnemar_p"], result["kl"]) == (100.0, 0.0, 1.0, 0.0)
 
 
-def test_a_pass_that_is_stable_stops_early_and_says_so(place: Place) -> None:
+def test_calibrate_stable_pass_stops_early_and_says_so(place: Place) -> None:
     place.set = build_calibration_set(write_images(place.folder / "many", per_class=30), count=100)
     done = calibrate(place.model, place.set, PIPELINE, run=place.run, until_stable=90)
     assert len(done.statistics.images) == 24
@@ -204,7 +204,7 @@ def test_a_pass_that_is_stable_stops_early_and_says_so(place: Place) -> None:
     assert not calibrate(place.model, place.set, PIPELINE, run=place.run).reused  # all images are wanted now
 
 
-def test_an_interrupted_pass_goes_on_and_ends_with_the_same_bits(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibrate_interrupted_resumes_to_same_bits(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quantkit.engine.observe.CHUNK_SECONDS", 0.0)
     run = place.calibrate(threads=1)
     expected = (run / "statistics.safetensors").read_bytes()
@@ -234,7 +234,7 @@ def test_an_interrupted_pass_goes_on_and_ends_with_the_same_bits(place: Place, m
     ("other", "tracked"),
     [({"method": Kl()}, {"minmax", "percentile"}), ({"target": TENSORRT}, set()), ({}, {"minmax", "percentile"})],
 )
-def test_an_interrupted_pass_goes_on_with_another_method_or_target(
+def test_calibrate_interrupted_resumes_with_other_method_or_target(
     other: dict[str, Any], tracked: set[str], place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("quantkit.engine.observe.CHUNK_SECONDS", 0.0)
@@ -255,13 +255,13 @@ def test_an_interrupted_pass_goes_on_with_another_method_or_target(
     assert (resumed.statistics.extremes == whole.statistics.extremes).all()
 
 
-def test_two_processes_do_not_write_one_run(place: Place) -> None:
+def test_calibrate_run_in_use_by_other_process_is_refused(place: Place) -> None:
     with RunFolder(place.run).locked(), pytest.raises(UsageError, match="another quantkit process is using this run"):
         place.calibrate()
     place.calibrate()
 
 
-def test_statistics_merge_to_what_one_pass_gives(place: Place) -> None:
+def test_statistics_merged_equal_one_pass(place: Place) -> None:
     run = place.calibrate()
     whole = load_statistics(run / "statistics.safetensors")
     parts = []
@@ -276,7 +276,7 @@ def test_statistics_merge_to_what_one_pass_gives(place: Place) -> None:
         merged.merge(parts[0])
 
 
-def test_what_follows_from_other_tensors_is_what_observing_it_gives(tmp_path: Path) -> None:
+def test_statistics_of_derived_tensors_equal_observed(tmp_path: Path) -> None:
     text = """<ir_version: 8, opset_import: ["": 17]>
     two (float[N, 3, 8, 8] input) => (float[N, 4] logits) {
         a = Conv <pads = [1, 1, 1, 1]> (input, w1)
@@ -313,7 +313,7 @@ def test_what_follows_from_other_tensors_is_what_observing_it_gives(tmp_path: Pa
     np.testing.assert_array_equal(derived.extremes[0], [extremes[name] for name in derived.tensors])
 
 
-def test_statistics_of_another_model_are_refused(place: Place) -> None:
+def test_quantize_statistics_of_other_model_are_refused(place: Place) -> None:
     run = place.calibrate()
     tiny_model(place.model, seed=9)
     with pytest.raises(ProvenanceError, match="the fp32 model has changed since the calibration of this run"):
@@ -324,7 +324,7 @@ def test_statistics_of_another_model_are_refused(place: Place) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 10, 100, 1000, -1])
-def test_a_damaged_statistics_file_is_refused(place: Place, size: int) -> None:
+def test_quantize_damaged_statistics_are_refused(place: Place, size: int) -> None:
     run = place.calibrate()
     path = run / "statistics.safetensors"
     path.write_bytes(path.read_bytes()[:size])
@@ -348,7 +348,7 @@ def test_statistics_round_trip_through_a_file_with_wide_counts_and_gaps(tmp_path
     assert loaded.checkpoint == {"place": 3}
 
 
-def test_bad_input_is_met_at_the_door(place: Place) -> None:
+def test_calibrate_bad_input_is_refused_before_work(place: Place) -> None:
     with pytest.raises(UsageError, match="this is not a run folder; run quantkit calibrate first"):
         quantize(place.folder / "nowhere")
     with pytest.raises(ConfigError, match="the model needs 3 channels, and the pipeline gives 1"):
@@ -376,13 +376,13 @@ def build_then_damage(place: Place) -> CalibrationSet:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_run_folder_that_cannot_be_written_is_named(place: Place) -> None:
+def test_calibrate_run_folder_that_cannot_be_written_is_named(place: Place) -> None:
     place.run.mkdir(mode=0o500)
     with pytest.raises(OutputError, match="cannot be written"):
         place.calibrate()
 
 
-def test_a_run_folder_that_is_a_file_is_named(place: Place) -> None:
+def test_calibrate_run_folder_that_is_a_file_is_named(place: Place) -> None:
     place.run.write_text("")
     with pytest.raises(OutputError, match="cannot create the folder"):
         place.calibrate()

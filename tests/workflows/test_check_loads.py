@@ -27,16 +27,16 @@ def prepared(last: str, imports: str = "") -> Prepared:
     return prepare(ir.from_proto(model))
 
 
-def test_model_that_loads_passes() -> None:
+def test_check_loads_model_that_loads_passes() -> None:
     check_loads(prepared("Relu"), ORT, QuantizeOptions())  # type: ignore[arg-type]
 
 
-def test_custom_operator_without_a_library_is_named() -> None:
+def test_check_loads_custom_operator_without_library_is_named() -> None:
     with pytest.raises(ModelError, match=r"the fp32 model does not run: .*Mystery"):
         check_loads(prepared("org.example.Mystery", ', "org.example": 1'), ORT, QuantizeOptions())  # type: ignore[arg-type]
 
 
-def test_int8_model_that_does_not_load_names_the_node_to_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_loads_int8_model_that_fails_names_node_to_skip(monkeypatch: pytest.MonkeyPatch) -> None:
     faults = iter(["Could not find an implementation for QuantizeLinear(99) node with name 'a'", ""])
     monkeypatch.setattr(quantize, "_load_fault", lambda model: next(faults))
     with pytest.raises(ModelError, match=r"the int8 model does not run: .*; --skip 'a' leaves it in float"):

@@ -90,7 +90,7 @@ def worker_processes() -> list[int]:
     return [one for one, path in commands.items() if path.exists() and path.read_bytes().startswith(b"ray::Worker")]
 
 
-def test_evaluation_on_a_cluster_has_the_bits_of_threads(folder: Path, on_cluster: str) -> None:
+def test_cluster_evaluation_has_bits_of_threads(folder: Path, on_cluster: str) -> None:
     kept: dict[str | None, Any] = {}
     for cluster in (None, on_cluster):
         kept[cluster] = quantkit.evaluate(
@@ -108,14 +108,14 @@ def test_evaluation_on_a_cluster_has_the_bits_of_threads(folder: Path, on_cluste
     assert scores[0][0].read_bytes() == scores[1][0].read_bytes()
 
 
-def test_statistics_on_a_cluster_have_the_bits_of_threads(folder: Path, on_cluster: str, tmp_path: Path) -> None:
+def test_cluster_statistics_have_bits_of_threads(folder: Path, on_cluster: str, tmp_path: Path) -> None:
     for cluster, run in ((None, "here"), (on_cluster, "there")):
         calibrate(folder, tmp_path / run, cluster)
     for name in ("statistics.safetensors", "int8.onnx", "ranges.csv"):
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
 
 
-def test_pass_on_a_cluster_stops_at_the_same_image_when_stable(folder: Path, on_cluster: str, tmp_path: Path) -> None:
+def test_cluster_stable_pass_stops_at_same_image(folder: Path, on_cluster: str, tmp_path: Path) -> None:
     found = [
         calibrate(folder, tmp_path / run, cluster, until_stable=20.0)
         for cluster, run in ((None, "here"), (on_cluster, "there"))
@@ -125,7 +125,7 @@ def test_pass_on_a_cluster_stops_at_the_same_image_when_stable(folder: Path, on_
     assert found[0].statistics.convergence == found[1].statistics.convergence
 
 
-def test_interrupted_pass_goes_on_elsewhere_to_the_same_bits(folder: Path, on_cluster: str, tmp_path: Path) -> None:
+def test_cluster_interrupted_pass_resumes_elsewhere_to_same_bits(folder: Path, on_cluster: str, tmp_path: Path) -> None:
     def stop(name: str, done: int, total: int) -> None:
         if name == "calibrating" and done >= 60:
             raise KeyboardInterrupt
@@ -152,9 +152,7 @@ def calibrate(folder: Path, run: Path, cluster: str | None, **options: Any) -> q
     )
 
 
-def test_comparison_sensitivity_and_tuning_on_a_cluster_are_those_of_threads(
-    folder: Path, on_cluster: str, tmp_path: Path
-) -> None:
+def test_cluster_comparison_sensitivity_and_tuning_equal_threads(folder: Path, on_cluster: str, tmp_path: Path) -> None:
     found = []
     for cluster, run in ((None, "here"), (on_cluster, "there")):
         calibrate(folder, tmp_path / run, None)
@@ -174,7 +172,7 @@ def test_comparison_sensitivity_and_tuning_on_a_cluster_are_those_of_threads(
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-def test_killed_workers_are_replaced_and_their_images_counted_once(
+def test_cluster_killed_workers_are_replaced_and_images_counted_once(
     folder: Path, engine: SharedEngine, on_cluster: str, tmp_path: Path
 ) -> None:
     calibrate(folder, tmp_path / "here", None)
@@ -193,7 +191,7 @@ def test_killed_workers_are_replaced_and_their_images_counted_once(
     assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
 
 
-def test_benchmark_cost_of_jobs_counts_processor_time_of_all_processes(
+def test_cluster_benchmark_counts_processor_time_of_all_processes(
     engine: SharedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -204,7 +202,7 @@ def test_benchmark_cost_of_jobs_counts_processor_time_of_all_processes(
     assert cost["all_s"] >= cost["driver_s"] > 0.0
 
 
-def test_damaged_image_on_a_cluster_ends_in_the_error_of_threads(folder: Path, on_cluster: str, tmp_path: Path) -> None:
+def test_cluster_damaged_image_ends_in_error_of_threads(folder: Path, on_cluster: str, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images")
     (images / "b" / "001.png").write_bytes(b"no image")
     messages = []
@@ -217,7 +215,7 @@ def test_damaged_image_on_a_cluster_ends_in_the_error_of_threads(folder: Path, o
     assert messages[0] == messages[1]
 
 
-def test_image_that_differs_at_a_worker_is_named(folder: Path, on_cluster: str, tmp_path: Path) -> None:
+def test_cluster_image_that_differs_at_worker_is_named(folder: Path, on_cluster: str, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images")
 
     source = quantkit.find_labelled_images(images)
@@ -237,26 +235,26 @@ def test_image_that_differs_at_a_worker_is_named(folder: Path, on_cluster: str, 
         )
 
 
-def test_arrays_in_memory_are_refused_on_a_cluster(folder: Path, on_cluster: str, tmp_path: Path) -> None:
+def test_cluster_arrays_in_memory_are_refused(folder: Path, on_cluster: str, tmp_path: Path) -> None:
     arrays = np.zeros((8, 3, 8, 8), np.float32)
     with pytest.raises(UsageError, match="which the workers of a cluster cannot read; give a folder"):
         quantkit.evaluate(folder / "model.onnx", images=(arrays, [0] * 8), cache=tmp_path / "cache", cluster=on_cluster)
 
 
 @pytest.mark.parametrize("device", [Device("auto"), Device("cuda", 1)])
-def test_device_that_workers_may_understand_otherwise_is_refused(device: Device) -> None:
+def test_cluster_device_ambiguous_for_workers_is_refused(device: Device) -> None:
     with pytest.raises(UsageError, match=f"workers of a cluster cannot run on the device {device.name}"):
         RaySession(ClusterAddress.parse("local:1"), device, None)
 
 
-def test_second_ray_in_one_process_is_refused(engine: SharedEngine) -> None:
+def test_cluster_second_ray_in_one_process_is_refused(engine: SharedEngine) -> None:
     other = RaySession(ClusterAddress.parse("local:1"), CPU, 1)
     with pytest.raises(ClusterError, match="this process is connected to a Ray already; use it with the cluster auto"):
         other.start()
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").is_file(), reason="reads /proc")
-def test_ray_of_our_own_listens_on_loopback_only(engine: SharedEngine) -> None:
+def test_cluster_own_ray_listens_on_loopback_only(engine: SharedEngine) -> None:
     sockets = listening(descendants(os.getpid()))
     assert len(sockets) > 2
     assert set(sockets) == {"127.0.0.1"}
@@ -299,7 +297,7 @@ def listening(of: set[int]) -> list[str]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-def test_interrupted_command_leaves_no_process_behind(folder: Path, tmp_path: Path) -> None:
+def test_cluster_interrupted_command_leaves_no_process(folder: Path, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", per_class=2000)
     command = [sys.executable, "-m", "quantkit", "--verbose", "eval", folder / "model.onnx", "--images", images]
     command += ["--preset", preset(tmp_path), "--cluster", "local:1", "--threads", "1"]

@@ -24,7 +24,7 @@ from quantkit.evaluation.measure_drift import Drifts, measure_drift
 from quantkit.evaluation.result import Comparison
 from quantkit.graph.model import read_model
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.compare import compare, evaluate_models
+from quantkit.workflows.compare import compare
 from quantkit.workflows.report import report
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
@@ -86,7 +86,7 @@ def tensor_of(path: Path, name: str, image: Path) -> np.ndarray:
     return session.run([name], {"input": preprocess(image, PIPELINE)[None]})[0]
 
 
-def test_drift_of_another_tools_qdq_is_that_of_the_rounded_tensors(folder: Path) -> None:
+def test_compare_drift_of_foreign_qdq_is_that_of_rounded_tensors(folder: Path) -> None:
     """What `ar` is in onnxruntime's model comes before the Relu; the network goes on with the dequantized value."""
     paths = sorted((folder / "images").rglob("*.png"))
     drifts = measure_drift(read_model(folder / "fp32.onnx"), read_model(folder / "qdq.onnx", allow_quantized=True),
@@ -106,10 +106,10 @@ def test_drift_of_another_tools_qdq_is_that_of_the_rounded_tensors(folder: Path)
 
 @pytest.mark.parametrize("reference", ["run/int8.onnx", "qdq.onnx", "qop.onnx"])
 @pytest.mark.parametrize("candidate", ["fp32.onnx", "run/int8.onnx", "qdq.onnx", "qop.onnx"])
-def test_any_model_can_be_the_reference(reference: str, candidate: str, folder: Path, tmp_path: Path) -> None:
+def test_compare_any_model_can_be_reference(reference: str, candidate: str, folder: Path, tmp_path: Path) -> None:
     models = [f"one={folder / reference}", f"other={folder / candidate}"]
-    evaluation = evaluate_models(models, images=folder / "images", pipeline=PIPELINE)
-    result = evaluation.comparison
+    evaluation = compare(models, images=folder / "images", pipeline=PIPELINE)
+    result = evaluation
     assert [model.name for model in result.models] == ["one", "other"]
     other = result.candidates[0]
     assert other.versus is not None
@@ -120,7 +120,7 @@ def test_any_model_can_be_the_reference(reference: str, candidate: str, folder: 
     assert (tmp_path / "report.html").stat().st_size > 1000
 
 
-def test_drift_is_measured_after_the_sessions_of_the_evaluation_are_closed(
+def test_compare_drift_is_measured_after_evaluation_sessions_are_closed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened, alive = weakref.WeakSet[Classifier](), []
@@ -141,15 +141,15 @@ def test_drift_is_measured_after_the_sessions_of_the_evaluation_are_closed(
     assert alive == [0]
 
 
-def test_quantized_models_compare_every_tensor_once(folder: Path) -> None:
+def test_compare_quantized_models_compare_every_tensor_once(folder: Path) -> None:
     (candidate,) = compared(folder, f"a={folder / 'run/int8.onnx'}", f"b={folder / 'qdq.onnx'}").candidates
     assert [drift.name for drift in candidate.tensors] == ["ar", "br", "g", "f", "logits"]
     assert candidate.layers == ()
 
 
-def test_models_of_a_run_take_a_quantized_reference(folder: Path, tmp_path: Path) -> None:
-    evaluation = evaluate_models(["int8", "fp32"], run=folder / "run", images=folder / "images")
-    assert evaluation.comparison.reference.name == "int8"
+def test_compare_models_of_run_take_quantized_reference(folder: Path, tmp_path: Path) -> None:
+    evaluation = compare(["int8", "fp32"], run=folder / "run", images=folder / "images")
+    assert evaluation.reference.name == "int8"
     report(evaluation, tmp_path / "report.html")
 
 
@@ -166,23 +166,23 @@ def card_results(folder: Path, model: Path, to: Path) -> Path:
     return datalist
 
 
-def test_results_of_a_card_as_reference_give_the_figures_of_the_model_they_are_of(folder: Path, tmp_path: Path) -> None:
+def test_compare_device_results_as_reference_equal_their_model(folder: Path, tmp_path: Path) -> None:
     datalist = card_results(folder, folder / "fp32.onnx", tmp_path / "card")
     models: list[Any] = [f"card={tmp_path / 'card'}", f"int8={folder / 'run/int8.onnx'}"]
     places: dict[str, Any] = {"images": folder / "images"}
-    evaluation = evaluate_models(models, **places, pipeline=PIPELINE, datalist=datalist)
+    evaluation = compare(models, **places, pipeline=PIPELINE, datalist=datalist)
     of_model = compare([f"card={folder / 'fp32.onnx'}", models[1]], **places, pipeline=PIPELINE, drift_images=0)
-    result = evaluation.comparison
+    result = evaluation
     assert result.candidates[0].versus == of_model.candidates[0].versus
     assert not result.candidates[0].tensors
     assert any("card is a result of a card, so the drift" in warning for warning in result.warnings)
     for run in (None, folder / "run"):
-        again = evaluate_models(models, **places, run=run, pipeline=PIPELINE, datalist=datalist, latency=True)
+        again = compare(models, **places, run=run, pipeline=PIPELINE, datalist=datalist, latency=True)
         report(again, tmp_path / "report.html")
         assert "card" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_results_of_two_cards_are_compared_without_any_model(folder: Path, tmp_path: Path) -> None:
+def test_compare_results_of_two_devices_need_no_model(folder: Path, tmp_path: Path) -> None:
     datalist = card_results(folder, folder / "fp32.onnx", tmp_path / "half")
     card_results(folder, folder / "run/int8.onnx", tmp_path / "int8")
     models = [f"fp16={tmp_path / 'half'}", f"int8={tmp_path / 'int8'}"]
@@ -191,7 +191,7 @@ def test_results_of_two_cards_are_compared_without_any_model(folder: Path, tmp_p
     assert result.candidates[0].versus == truth.candidates[0].versus
 
 
-def test_files_of_one_name_are_refused_before_the_work_with_names_to_give(folder: Path) -> None:
+def test_compare_files_of_one_name_are_refused_before_work(folder: Path) -> None:
     (folder / "copy").mkdir(exist_ok=True)
     (folder / "copy/int8.onnx").write_bytes((folder / "run/int8.onnx").read_bytes())
     one, other = folder / "run/int8.onnx", folder / "copy/int8.onnx"
@@ -210,12 +210,12 @@ def test_files_of_one_name_are_refused_before_the_work_with_names_to_give(folder
         ("=x.onnx", "'=x.onnx' is not an ONNX file"),
     ],
 )
-def test_unknown_models_are_refused(model: str, match: str, folder: Path) -> None:
+def test_compare_unknown_models_are_refused(model: str, match: str, folder: Path) -> None:
     with pytest.raises(UsageError, match=match):
         compared(folder, str(folder / "fp32.onnx"), model)
 
 
-def test_file_with_an_equals_sign_in_its_name_is_a_file(folder: Path) -> None:
+def test_compare_file_with_equals_sign_in_name_is_a_file(folder: Path) -> None:
     odd = folder / "lr=0.1.onnx"
     odd.write_bytes((folder / "fp32.onnx").read_bytes())
     assert compared(folder, str(odd), str(folder / "qdq.onnx")).reference.name == "lr=0.1"

@@ -31,7 +31,7 @@ from quantkit.search.budget import FloatBudget
 from quantkit.search.stages import Goal
 from quantkit.stats.file import load_statistics, save_statistics
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.compare import compare, evaluate_models
+from quantkit.workflows.compare import compare
 from quantkit.workflows.evaluate import evaluate
 from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.report import report
@@ -99,7 +99,7 @@ def random_images(count: int, side: int = 8) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 16])
-def test_scores_on_a_device_in_batches_are_those_of_single_images(tmp_path: Path, openvino: Device, batch: int) -> None:
+def test_device_scores_in_batches_equal_single_images(tmp_path: Path, openvino: Device, batch: int) -> None:
     model = prepare(read_model(tiny_model(tmp_path / "tiny.onnx"))).model
     given = random_images(7)
     one = scores_of(model, given, threads=2)
@@ -108,7 +108,7 @@ def test_scores_on_a_device_in_batches_are_those_of_single_images(tmp_path: Path
     assert sqnr_db(one, other) >= 100.0
 
 
-def test_scores_on_a_device_fill_a_fixed_batch_as_on_the_cpu(tmp_path: Path, openvino: Device) -> None:
+def test_device_scores_fill_fixed_batch_as_on_cpu(tmp_path: Path, openvino: Device) -> None:
     model = prepare(read_model(tiny_model(tmp_path / "tiny.onnx", batch="3"))).model
     given = [np.repeat(one, 3, axis=0) for one in random_images(5)]
     one, other = (scores_of(model, given, threads=2, device=device) for device in (CPU, openvino))
@@ -116,7 +116,7 @@ def test_scores_on_a_device_fill_a_fixed_batch_as_on_the_cpu(tmp_path: Path, ope
     assert sqnr_db(one, other) >= 100.0
 
 
-def test_variants_run_whole_on_a_device_and_share_their_beginning_on_the_cpu(tmp_path: Path, openvino: Device) -> None:
+def test_device_variants_run_whole_and_share_prefix_on_cpu(tmp_path: Path, openvino: Device) -> None:
     model = prepare(read_model(tiny_model(tmp_path / "tiny.onnx"))).model
     given = random_images(5)
     shared, whole = (variant_runs(model, given, threads=2, device=device) for device in (CPU, openvino))
@@ -125,7 +125,7 @@ def test_variants_run_whole_on_a_device_and_share_their_beginning_on_the_cpu(tmp
     assert sqnr_db(shared.scores(model), whole.scores(model)) >= 100.0
 
 
-def test_sensitivity_on_a_device_gives_the_figures_of_the_cpu_and_keeps_its_own(run: Path, openvino: Device) -> None:
+def test_device_sensitivity_equals_cpu_and_has_own_cache(run: Path, openvino: Device) -> None:
     here = sensitivity(run, options=PLAIN, count=12)
     there = sensitivity(run, options=PLAIN, count=12, device=openvino)
     assert (here.device, there.device) == ("cpu", "openvino (precision=FP32)")
@@ -138,20 +138,20 @@ def test_sensitivity_on_a_device_gives_the_figures_of_the_cpu_and_keeps_its_own(
     assert len(list((run / "cache" / "layer-costs").glob("*.safetensors"))) == 2
 
 
-def test_sensitivity_with_auto_says_where_layers_run(run: Path, openvino: Device) -> None:
+def test_device_auto_sensitivity_says_where_layers_run(run: Path, openvino: Device) -> None:
     found = sensitivity(run, options=PLAIN, count=4, device=Device("auto", batch=openvino.batch))
     assert [note for note in found.notes if "fp32 runs on openvino (OpenVINOExecutionProvider" in note]
     assert not [note for note in sensitivity(run, options=PLAIN, count=4, device=openvino).notes if "runs on" in note]
 
 
-def test_scores_of_fp32_on_a_device_are_the_same_bits_again(run: Path, openvino: Device) -> None:
+def test_device_scores_of_fp32_repeat_same_bits(run: Path, openvino: Device) -> None:
     model = read_model(run.parent / "tiny.onnx")
     given = random_images(4)
     again = [scores_of(model, given, threads=1, device=openvino) for _ in range(2)]
     assert np.array_equal(again[0], again[1])
 
 
-def test_drift_on_a_device_is_that_of_the_cpu(run: Path, images: Path, openvino: Device) -> None:
+def test_device_drift_equals_cpu(run: Path, images: Path, openvino: Device) -> None:
     options: dict[str, Any] = {"run": run, "images": images, "drift_images": 6}
     here, there = (compare(["fp32", "int8"], **options, device=device) for device in (CPU, openvino))
     for kind in ("tensors", "layers"):
@@ -162,7 +162,7 @@ def test_drift_on_a_device_is_that_of_the_cpu(run: Path, images: Path, openvino:
             assert other.sqnr_db == pytest.approx(one.sqnr_db, abs=3.0)
 
 
-def test_tune_on_a_device_evaluates_both_models_there(run: Path, images: Path, openvino: Device, opened) -> None:
+def test_device_tune_evaluates_both_models_there(run: Path, images: Path, openvino: Device, opened) -> None:
     model = uneven_model(run.parent / "uneven.onnx")
     other = run.parent / "uneven"
     calibrate(model, run.parent / "set.csv", PIPELINE, run=other, options=PLAIN)
@@ -179,7 +179,7 @@ def test_tune_on_a_device_evaluates_both_models_there(run: Path, images: Path, o
     assert set(opened) == {"cpu"}, "trials of one device are not taken for those of another"
 
 
-def test_change_of_a_rewritten_model_is_measured_on_the_cpu(tmp_path: Path, openvino: Device, monkeypatch) -> None:
+def test_device_change_of_rewritten_model_is_measured_on_cpu(tmp_path: Path, openvino: Device, monkeypatch) -> None:
     """A device may compute with fewer bits; whether two models are the same is no matter of its precision."""
     model = prepare(read_model(tiny_model(tmp_path / "tiny.onnx"))).model
     metric = SelectionMetric(model, random_images(4), threads=1, device=openvino)
@@ -196,7 +196,7 @@ def test_change_of_a_rewritten_model_is_measured_on_the_cpu(tmp_path: Path, open
     assert asked[2:] == ["openvino"]
 
 
-def test_statistics_of_two_devices_do_not_merge(tmp_path: Path, images: Path, openvino: Device) -> None:
+def test_device_statistics_of_two_devices_do_not_merge(tmp_path: Path, images: Path, openvino: Device) -> None:
     whole = build_calibration_set(images, count=16)
     model = tiny_model(tmp_path / "tiny.onnx")
     halves = [CalibrationSet(whole.root, whole.images[part::2]) for part in (0, 1)]
@@ -207,7 +207,7 @@ def test_statistics_of_two_devices_do_not_merge(tmp_path: Path, images: Path, op
         here.merge(there)
 
 
-def test_statistics_without_a_device_are_of_the_cpu(run: Path, tmp_path: Path) -> None:
+def test_device_statistics_without_device_are_of_cpu(run: Path, tmp_path: Path) -> None:
     """Files that were written before devices were recorded stay readable."""
     path = run / "statistics.safetensors"
     content = path.read_bytes()
@@ -228,9 +228,9 @@ def test_statistics_without_a_device_are_of_the_cpu(run: Path, tmp_path: Path) -
     assert (tmp_path / "again.safetensors").read_bytes() == content
 
 
-def test_results_name_the_provider_that_answered(run: Path, images: Path, openvino: Device, tmp_path: Path) -> None:
-    done = evaluate_models(["fp32", "int8"], run=run, images=images, drift_images=0, device=openvino)
-    models = done.comparison.to_json()["models"]
+def test_device_results_name_provider(run: Path, images: Path, openvino: Device, tmp_path: Path) -> None:
+    done = compare(["fp32", "int8"], run=run, images=images, drift_images=0, device=openvino)
+    models = done.to_json()["models"]
     assert [note for note in done.notes if "runs on openvino (OpenVINOExecutionProvider, precision=FP32)" in note]
     for one in models:
         assert one["ran_on"]["device"] == "openvino"
@@ -243,7 +243,7 @@ def test_results_name_the_provider_that_answered(run: Path, images: Path, openvi
     assert f"on cpu (CPUExecutionProvider), onnxruntime {ort.__version__}" in page
 
 
-def test_run_records_the_device_of_the_pass_and_keeps_it(run: Path, tmp_path: Path, openvino: Device) -> None:
+def test_device_of_pass_is_recorded_and_kept(run: Path, tmp_path: Path, openvino: Device) -> None:
     def recorded(folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((folder / "run.json").read_text())["observed_on"]
         return found
@@ -259,7 +259,7 @@ def test_run_records_the_device_of_the_pass_and_keeps_it(run: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("function", [evaluate, compare, calibrate, sensitivity, tune], ids=lambda one: one.__name__)
-def test_every_function_takes_a_device_by_name(function, run: Path) -> None:
+def test_device_by_name_is_taken_by_every_function(function, run: Path) -> None:
     arguments = {
         "evaluate": ("fp32",),
         "compare": (["fp32", "int8"],),

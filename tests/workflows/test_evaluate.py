@@ -89,7 +89,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def test_the_figures_are_those_of_a_plain_loop(place: Place) -> None:
+def test_evaluate_figures_equal_plain_loop(place: Place) -> None:
     session = ort.InferenceSession(place.model, providers=["CPUExecutionProvider"])
     logits, labels, names = [], [], []
     for label, folder in enumerate("abcd"):
@@ -109,7 +109,7 @@ def test_the_figures_are_those_of_a_plain_loop(place: Place) -> None:
     assert accuracy.images == 32
 
 
-def test_a_second_evaluation_asks_nothing_and_gives_the_same_bits(place: Place, asked: list[str]) -> None:
+def test_evaluate_repeated_runs_nothing_and_gives_same_bits(place: Place, asked: list[str]) -> None:
     first = place.saved(threads=1)
     assert len(asked) == 32
     assert place.saved(threads=2) == first
@@ -118,7 +118,7 @@ def test_a_second_evaluation_asks_nothing_and_gives_the_same_bits(place: Place, 
     assert len(asked) == 64
 
 
-def test_whatever_the_scores_depend_on_is_asked_anew(place: Place, asked: list[str]) -> None:
+def test_evaluate_changed_dependency_runs_anew(place: Place, asked: list[str]) -> None:
     place.evaluate()
     place.evaluate(pipeline=Pipeline(ops=(Decode(), ToTensor(divisor=128))))
     assert len(asked) == 64
@@ -131,7 +131,7 @@ def test_whatever_the_scores_depend_on_is_asked_anew(place: Place, asked: list[s
     assert len(asked) == 97
 
 
-def test_a_part_of_the_images_or_more_of_them_use_the_same_answers(place: Place, asked: list[str]) -> None:
+def test_evaluate_part_of_images_shares_cached_scores(place: Place, asked: list[str]) -> None:
     whole = place.saved(cache=place.folder / "whole")
     asked.clear()
     assert place.evaluate(shard=(2, 4)).kept == 0
@@ -142,7 +142,7 @@ def test_a_part_of_the_images_or_more_of_them_use_the_same_answers(place: Place,
     assert place.evaluate(limit=10).kept == 10
 
 
-def test_compare_and_eval_know_each_others_answers(place: Place, asked: list[str]) -> None:
+def test_evaluate_and_compare_share_cached_scores(place: Place, asked: list[str]) -> None:
     chosen = build_calibration_set(place.images, count=8)
     chosen.save(place.folder / "set.csv")
     run = calibrate(place.model, place.folder / "set.csv", PIPELINE, run=place.folder / "run").run
@@ -166,7 +166,7 @@ def test_compare_and_eval_know_each_others_answers(place: Place, asked: list[str
         assert files["models"][1]["kl"] == apart["models"][1]["kl"]
 
 
-def test_scores_from_before_there_was_a_run_are_those_of_the_run(
+def test_evaluate_scores_from_before_run_are_used_by_run(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: list[str]
 ) -> None:
     (place.folder / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
@@ -185,7 +185,7 @@ def test_scores_from_before_there_was_a_run_are_those_of_the_run(
     assert "all scores were cached" in run("eval", "fp32", "--run", "runs/tiny", "--images", "images")[0]
 
 
-def test_compare_of_files_works_where_the_user_cache_cannot_be_written(
+def test_compare_files_without_writable_user_cache_works(
     place: Place, monkeypatch: pytest.MonkeyPatch, asked: list[str]
 ) -> None:
     (place.folder / "file").write_text("")
@@ -197,7 +197,7 @@ def test_compare_of_files_works_where_the_user_cache_cannot_be_written(
     assert len(asked) == 64
 
 
-def test_a_model_compared_with_its_copy_in_a_run_shares_its_answers(place: Place) -> None:
+def test_compare_model_with_its_copy_in_run_shares_scores(place: Place) -> None:
     run = calibrate(place.model, build_calibration_set(place.images, count=8), PIPELINE, run=place.folder / "run").run
     copy = place.folder / "copy.onnx"
     copy.write_bytes(place.model.read_bytes())
@@ -206,7 +206,7 @@ def test_a_model_compared_with_its_copy_in_a_run_shares_its_answers(place: Place
     assert len(list((run / "cache").rglob("*.scores"))) == 1
 
 
-def test_interrupted_evaluation_runs_the_remaining_images_only(place: Place, asked: list[str]) -> None:
+def test_evaluate_interrupted_runs_remaining_images_only(place: Place, asked: list[str]) -> None:
     whole = place.saved(cache=place.folder / "whole", threads=1)
 
     def interrupt(name: str, done: int, total: int) -> None:
@@ -229,7 +229,7 @@ def end_image_threads() -> None:
             thread.join()
 
 
-def test_killing_it_at_any_moment_loses_next_to_nothing(place: Place) -> None:
+def test_evaluate_killed_loses_next_to_nothing(place: Place) -> None:
     images = write_images(place.folder / "many", per_class=150)
     (place.folder / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
     command = [sys.executable, "-m", "quantkit.cli.main", "eval", str(place.model), "--images", str(images)]
@@ -262,7 +262,7 @@ def _kept(folder: Path) -> int:
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_a_file_that_was_cut_or_damaged_is_good_up_to_there(
+def test_score_cache_damaged_file_is_good_up_to_damage(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("kept")
@@ -293,7 +293,7 @@ def test_a_file_that_was_cut_or_damaged_is_good_up_to_there(
         assert [last.scores(5 - index).tobytes() for index in range(6)] == [row.tobytes() for row in scores]
 
 
-def test_answers_that_grow_belong_to_one_process(tmp_path: Path) -> None:
+def test_score_cache_growing_file_belongs_to_one_process(tmp_path: Path) -> None:
     row = np.zeros((1, 3), np.float32)
     with ScoreCache(ResultCache(tmp_path), KEY, IDS[:2]) as first:
         with pytest.raises(UsageError, match="another quantkit process is running this model; wait for it"):
@@ -308,7 +308,7 @@ def test_answers_that_grow_belong_to_one_process(tmp_path: Path) -> None:
         assert (one.scores(1) == row).all()
 
 
-def test_scores_of_another_number_of_classes_are_refused(tmp_path: Path) -> None:
+def test_score_cache_other_number_of_classes_is_refused(tmp_path: Path) -> None:
     with ScoreCache(ResultCache(tmp_path), KEY, IDS) as kept:
         kept.add(0, np.zeros((1, 3), np.float32))
         with pytest.raises(ModelError, match="returned 3 scores for some images and 4 for others"):
@@ -316,7 +316,7 @@ def test_scores_of_another_number_of_classes_are_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_shards_merge_to_the_bits_of_one_evaluation(place: Place, count: int) -> None:
+def test_evaluate_shards_merge_to_bits_of_one_evaluation(place: Place, count: int) -> None:
     whole = place.saved()
     paths = []
     for i in range(count, 0, -1):
@@ -330,7 +330,7 @@ def test_shards_merge_to_the_bits_of_one_evaluation(place: Place, count: int) ->
     assert len(some) < 32 or count == 2
 
 
-def test_what_does_not_belong_together_is_not_merged(place: Place) -> None:
+def test_merge_predictions_unlike_parts_are_refused(place: Place) -> None:
     def part(name: str, **options: Any) -> Path:
         place.saved(**options)
         return (place.folder / "p.npz").rename(place.folder / name)
@@ -359,14 +359,14 @@ def test_what_does_not_belong_together_is_not_merged(place: Place) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 700, -1, -30])
-def test_damaged_predictions_are_refused(place: Place, size: int) -> None:
+def test_predictions_file_damaged_is_refused(place: Place, size: int) -> None:
     path = place.folder / "cut.npz"
     path.write_bytes(place.saved()[:size])
     with pytest.raises(StatisticsError, match=r"cut.npz: is not a prediction file, or is damaged; run quantkit eval"):
         load_predictions(path)
 
 
-def test_predictions_are_plain_arrays_for_later_analysis(place: Place) -> None:
+def test_predictions_file_holds_plain_arrays(place: Place) -> None:
     place.saved()
     loaded, origin = load_predictions(place.folder / "p.npz")
     with np.load(place.folder / "p.npz", allow_pickle=False) as file:
@@ -383,7 +383,7 @@ def _predictions(top1: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], cla
     return Predictions.from_scores(scores, [str(i) for i in range(len(top1))], labels)
 
 
-def test_doubtful_answers_are_spoken_of() -> None:
+def test_evaluate_doubtful_predictions_are_warned_of() -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 999, 500)
     assert diagnose_labels(_predictions(truth, truth, 1000)) is None
@@ -396,7 +396,7 @@ def test_doubtful_answers_are_spoken_of() -> None:
 
 
 @pytest.mark.parametrize("quantized", [False, True])
-def test_a_softmax_at_the_end_is_seen_even_through_integers(place: Place, quantized: bool) -> None:
+def test_evaluate_softmax_at_end_is_detected_even_in_integers(place: Place, quantized: bool) -> None:
     model = onnx.load(place.model)
     ends = "probabilities" if not quantized else "soft"
     del model.graph.output[:]
@@ -413,7 +413,7 @@ def test_a_softmax_at_the_end_is_seen_even_through_integers(place: Place, quanti
     assert (done.predictions.confidence > 1 / 4 - 1e-6).all()
 
 
-def test_bad_input_is_met_at_the_door(place: Place) -> None:
+def test_evaluate_bad_input_is_refused_before_work(place: Place) -> None:
     five = write_images(place.folder / "five", classes="abcde", per_class=1)
     with pytest.raises(
         LabelError, match=r"tiny.onnx: the labels go up to 4, and .* 4 classes; the labels are those of"
@@ -434,7 +434,7 @@ def test_bad_input_is_met_at_the_door(place: Place) -> None:
         place.evaluate()
 
 
-def test_an_image_that_cannot_be_decoded_stops_it_and_loses_nothing(place: Place) -> None:
+def test_evaluate_undecodable_image_stops_and_loses_nothing(place: Place) -> None:
     path = place.images / "c" / "005.png"
     good = path.read_bytes()
     path.write_bytes(good[:40])
@@ -445,7 +445,7 @@ def test_an_image_that_cannot_be_decoded_stops_it_and_loses_nothing(place: Place
     assert place.evaluate(threads=1).kept == 21  # all before it
 
 
-def test_scores_that_are_no_numbers_are_named(place: Place) -> None:
+def test_evaluate_non_finite_scores_are_named(place: Place) -> None:
     model = onnx.load(place.model)
     bias = next(one for one in model.graph.initializer if one.name == "b3")
     bias.CopyFrom(onnx.numpy_helper.from_array(np.array([np.inf, 0, 0, 0], np.float32), "b3"))
@@ -455,7 +455,9 @@ def test_scores_that_are_no_numbers_are_named(place: Place) -> None:
             place.evaluate()
 
 
-def test_the_command(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_command_prints_and_writes_results(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (place.folder / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
     run = _command(place.folder, monkeypatch, capsys)
     options = ["--images", "images", "--preset", "pipeline.yaml"]
@@ -483,7 +485,7 @@ def test_the_command(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         assert message in line
 
 
-def test_answers_are_kept_where_compare_looks_for_them(
+def test_eval_command_caches_scores_where_compare_looks(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: list[str]
 ) -> None:
     (place.folder / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")

@@ -61,7 +61,7 @@ def test_inspect_coverage_is_that_of_calibrate(model: Path, tmp_path: Path) -> N
     assert again.coverage.multiply_adds == MULTIPLY_ADDS
 
 
-def test_calibrate_require_coverage_refuses_before_anything_is_read(model: Path, tmp_path: Path) -> None:
+def test_calibrate_low_coverage_is_refused_before_reading_images(model: Path, tmp_path: Path) -> None:
     options = quantkit.QuantizeOptions(skip=("conv:1",))
     share = (64 * 16 * 27 + 64) / MULTIPLY_ADDS
     chosen = build_calibration_set(write_images(tmp_path / "images"), count=8)
@@ -218,7 +218,7 @@ def test_inspect_html_escapes_names(model: Path) -> None:
     assert "<script>" not in html
 
 
-def test_rows_escape_control_characters_of_names(model: Path) -> None:
+def test_inspect_rows_escape_control_characters_of_names(model: Path) -> None:
     def rename(proto: onnx.ModelProto) -> None:
         proto.producer_name = "a\x1b[31m\nb"
 
@@ -231,11 +231,11 @@ def test_rows_escape_control_characters_of_names(model: Path) -> None:
     ("count", "text"),
     [(999, "999"), (1000, "1 k"), (1_234_000, "1.23 M"), (4_089_000_000, "4.09 G"), (999_999, "1 M")],
 )
-def test_short_count_has_three_digits(count: int, text: str) -> None:
+def test_inspect_short_count_has_three_digits(count: int, text: str) -> None:
     assert short_count(count) == text
 
 
-def test_rows_break_lists_between_items(model: Path) -> None:
+def test_inspect_rows_break_lists_between_items(model: Path) -> None:
     rows = {row.label: row for row in summary_rows(quantkit.inspect(model))}
     lines = rows["operators"].lines(30)
     assert all(len(line) <= 30 for line in lines)

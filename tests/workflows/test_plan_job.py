@@ -135,5 +135,5 @@ def test_plan_command_prints_a_table_and_writes_json(
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (99, "99 s"), (720, "12 min"), (12_240, "3.4 h")])
-def test_duration_is_said_in_one_unit(seconds: float, text: str) -> None:
+def test_plan_duration_has_one_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text

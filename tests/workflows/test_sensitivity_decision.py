@@ -12,8 +12,10 @@ from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.sensitivity_decision import compare_command, decide, quantize_command
 
 
-def figures(share: float) -> Figures:
-    return Figures(sqnr_db=30.0, kl=0.01, share=share, accuracy=None)
+def figures(share: float, left: float = 1.0) -> Figures:
+    """Return the figures of a model with this share of the noise of the full int8 model, which has 30 dB."""
+    sqnr_db = 30.0 - 10.0 * math.log10(left) if left > 0.0 else math.inf
+    return Figures(sqnr_db=sqnr_db, kl=0.01, share=share, accuracy=None)
 
 
 def layer(index: int | None, share: float, macs: float | None, node: str = "node") -> LayerSensitivity:
@@ -24,7 +26,7 @@ def layer(index: int | None, share: float, macs: float | None, node: str = "node
         macs=1,
         macs_share=macs,
         isolated=figures(share),
-        leave_one_out=figures(share),
+        leave_one_out=figures(share, left=1.0 - share),
     )
 
 
@@ -51,7 +53,7 @@ def test_decision_takes_at_most_three_layers_within_the_budget() -> None:
     assert decision.lines()[-1].startswith("together 9.0 % of multiply-adds; their gains overlap")
 
 
-def test_no_layer_is_named_where_none_is_worth_it() -> None:
+def test_decision_without_worthwhile_layer_names_none() -> None:
     decision = decide(found(layer(0, 0.1, 0.01), layer(1, -0.2, 0.01)))
     assert decision.layers == ()
     assert decision.lines() == (
@@ -63,19 +65,19 @@ def test_no_layer_is_named_where_none_is_worth_it() -> None:
     assert decide(found()).lines()[0].endswith("of the multiply-adds; try quantkit tune")
 
 
-def test_compiler_that_skips_convolutions_is_given_no_others() -> None:
+def test_decision_for_compiler_names_convolutions_only() -> None:
     layers = (layer(None, 0.5, 0.01, "fc"), layer(2, 0.3, 0.01))
     assert decide(found(*layers)).skips == ("fc", "conv:2")
     assert decide(found(*layers, target="vacc")).skips == ("conv:2",)
 
 
-def test_layer_that_makes_all_the_noise_gains_without_bound() -> None:
+def test_decision_layer_that_makes_all_noise_gains_without_bound() -> None:
     decision = decide(found(layer(0, 1.0, 0.01)))
     assert decision.gains_db == (math.inf,)
     assert decision.to_json()["gains_db"] == [None]
 
 
-def test_command_repeats_all_choices_and_quotes_names() -> None:
+def test_decision_command_repeats_all_choices_and_quotes_names() -> None:
     options = QuantizeOptions(
         per_channel=False, activation_type="int8", weight_bits=7, power_of_two=True, skip=("fc*",), keep_outliers=True
     )

@@ -65,7 +65,7 @@ def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=lambda target: target.name)
-def test_figures_are_those_of_models_written_with_layers_skipped(run: Path, target) -> None:
+def test_sensitivity_figures_equal_models_with_layers_skipped(run: Path, target) -> None:
     found = sensitivity(run, target=target, options=PLAIN, count=16)
     images = list(CalibrationSet.load(run.parent / "set.csv").items)
     reference = scores_of_file(run.parent / "tiny.onnx", images)
@@ -84,14 +84,14 @@ def test_figures_are_those_of_models_written_with_layers_skipped(run: Path, targ
         assert layer.leave_one_out.sqnr_db == pytest.approx(written(layer.skip), abs=0.3)
 
 
-def test_the_most_costly_comes_first(run: Path) -> None:
+def test_sensitivity_most_costly_layer_comes_first(run: Path) -> None:
     shares = [layer.isolated.share for layer in sensitivity(run).layers]
     assert shares == sorted(shares, reverse=True)
     saved = [layer.leave_one_out.share for layer in sensitivity(run, by="leave-one-out").layers]
     assert saved == sorted(saved, reverse=True)
 
 
-def test_a_repeated_measurement_runs_nothing(run: Path, measured: list[int]) -> None:
+def test_sensitivity_repeated_runs_nothing(run: Path, measured: list[int]) -> None:
     first = sensitivity(run)
     assert len(measured) == 6
     again = sensitivity(run, threads=1)
@@ -104,13 +104,13 @@ def test_a_repeated_measurement_runs_nothing(run: Path, measured: list[int]) -> 
     [{"target": VACC}, {"method": Percentile(fraction=0.99)}, {"count": 8}, {"options": PLAIN}, {"by": "accuracy"}],
     ids=lambda changed: next(iter(changed)),
 )
-def test_another_question_is_measured_anew(run: Path, measured: list[int], changed) -> None:
+def test_sensitivity_other_options_are_measured_anew(run: Path, measured: list[int], changed) -> None:
     sensitivity(run)
     sensitivity(run, **changed)
     assert len(measured) == 12
 
 
-def test_interrupted_sensitivity_measures_the_remaining_layers_only(run: Path, measured: list[int]) -> None:
+def test_sensitivity_interrupted_measures_remaining_layers_only(run: Path, measured: list[int]) -> None:
     def stop(name: str, done: int, total: int) -> None:
         assert total == 3
         if done == 2:
@@ -138,7 +138,7 @@ def test_sensitivity_damaged_cache_entry_is_measured_again(run: Path, measured: 
     assert kept.read_bytes() == whole
 
 
-def test_images_in_several_lots_give_the_same_figures(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sensitivity_images_in_several_lots_give_same_figures(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, log = sensitivity(run), ProgressLog()
     monkeypatch.setattr(step, "_LOT", 5)
     assert sensitivity(run, progress=log) == first
@@ -146,7 +146,7 @@ def test_images_in_several_lots_give_the_same_figures(run: Path, monkeypatch: py
     assert log.counts == [(done, 12) for done in range(1, 13)]
 
 
-def test_accuracy_is_that_of_compare(run: Path) -> None:
+def test_sensitivity_accuracy_equals_compare(run: Path) -> None:
     options = partial(QuantizeOptions, bias_correction=False)
     found = sensitivity(run, by="accuracy", options=options(), images=run.parent / "images")
     assert found.images == 32
@@ -169,19 +169,19 @@ def test_accuracy_is_that_of_compare(run: Path) -> None:
         assert figures.kl == pytest.approx(model.versus.kl, rel=0.05)
 
 
-def test_the_bias_correction_of_the_run_is_part_of_it(run: Path) -> None:
+def test_sensitivity_includes_bias_correction_of_run(run: Path) -> None:
     corrected, plain = sensitivity(run), sensitivity(run, options=PLAIN)
     assert any("biases corrected" in note for note in corrected.notes)
     assert plain.notes == ()
     assert corrected.whole.sqnr_db != plain.whole.sqnr_db
 
 
-def test_what_is_skipped_is_not_measured(run: Path) -> None:
+def test_sensitivity_skipped_layer_is_not_measured(run: Path) -> None:
     found = sensitivity(run, options=QuantizeOptions(skip=("conv:0",)))
     assert [layer.skip for layer in found.layers if layer.conv_index is not None] == ["conv:1"]
 
 
-def test_files_hold_the_figures(run: Path) -> None:
+def test_sensitivity_files_hold_figures(run: Path) -> None:
     found = sensitivity(run, by="accuracy", images=run.parent / "images")
     plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert [one["layer"] for one in plain["layers"]] == [layer.skip for layer in found.layers]
@@ -204,7 +204,7 @@ def test_files_hold_the_figures(run: Path) -> None:
         ("other set", r"the calibration set is not the one of the run"),
     ],
 )
-def test_without_its_images_it_says_so(run: Path, fault: str, match: str) -> None:
+def test_sensitivity_without_images_is_refused(run: Path, fault: str, match: str) -> None:
     paths = sorted(Path(str(item.where)) for item in CalibrationSet.load(run.parent / "set.csv").items)
     match fault:
         case "gone":
@@ -222,7 +222,7 @@ def test_without_its_images_it_says_so(run: Path, fault: str, match: str) -> Non
         sensitivity(run)
 
 
-def test_what_cannot_be_done_is_said_before_any_work(run: Path, tmp_path: Path, measured: list[int]) -> None:
+def test_sensitivity_impossible_request_is_refused_before_work(run: Path, tmp_path: Path, measured: list[int]) -> None:
     with pytest.raises(UsageError, match="this is not a run folder; run quantkit calibrate first"):
         sensitivity(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
@@ -236,9 +236,7 @@ def test_what_cannot_be_done_is_said_before_any_work(run: Path, tmp_path: Path, 
     assert measured == []
 
 
-def test_a_run_is_meant_by_its_folder_or_by_its_model(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_of_subject_is_found_by_folder_or_model(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_of_subject(run, Project()) == run
     (tmp_path / "runs").mkdir()

@@ -24,7 +24,7 @@ from quantkit.search.budget import FloatBudget
 from quantkit.search.stages import Goal
 from quantkit.stats.file import load_statistics
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.compare import compare, evaluate_models
+from quantkit.workflows.compare import compare
 from quantkit.workflows.evaluate import accuracy_of, evaluate
 from quantkit.workflows.quantize import quantize
 from quantkit.workflows.report import report
@@ -110,7 +110,7 @@ def test_calibrate_arrays_same_tensors_as_folder_and_says_so_in_the_record(place
         assert json.loads((done.run / "run.json").read_text())["pipeline"] == {"ops": []}
 
 
-def test_run_of_arrays_is_evaluated_on_arrays_and_refuses_pictures(place: Place) -> None:
+def test_evaluate_run_of_arrays_takes_arrays_and_refuses_pictures(place: Place) -> None:
     images, labels = place.arrays()
     run = calibrate(place.model, (images[:16], labels[:16]), run=place.folder / "run").run
     ours = compare(["fp32", "int8"], run=run, images=(images, labels))
@@ -121,13 +121,13 @@ def test_run_of_arrays_is_evaluated_on_arrays_and_refuses_pictures(place: Place)
         compare(["fp32", "int8"], run=run, images=place.images)
 
 
-def test_pictures_without_preprocessing_are_refused(place: Place) -> None:
+def test_calibrate_pictures_without_preprocessing_are_refused(place: Place) -> None:
     with pytest.raises(UsageError, match="no preprocessing was given"):
         calibrate(place.model, build_calibration_set(place.images, count=4), run=place.folder / "run")
 
 
 @pytest.mark.parametrize("step", ["calibrate", "evaluate", "compare"])
-def test_arrays_of_another_shape_than_the_model_reads_are_refused(step: str, place: Place) -> None:
+def test_calibrate_arrays_of_other_shape_are_refused(step: str, place: Place) -> None:
     images, labels = place.arrays()
     wrong = (images[:, :, :6], labels)
     steps: dict[str, Callable[[], object]] = {
@@ -139,7 +139,7 @@ def test_arrays_of_another_shape_than_the_model_reads_are_refused(step: str, pla
         steps[step]()
 
 
-def test_nan_in_an_array_is_named_with_its_position(place: Place) -> None:
+def test_calibrate_nan_in_array_is_named_with_position(place: Place) -> None:
     images, labels = place.arrays()
     images[9, 2, 1, 0] = np.nan
     with pytest.raises(NumericError, match=r"image 9: 1 of 192 values are NaN or infinite, the first at \[2, 1, 0\]"):
@@ -158,9 +158,7 @@ def test_evaluate_any_form_same_predictions_and_answers_no_image_twice(form: str
     assert accuracy_of(done.predictions) == accuracy_of(folder.predictions)
 
 
-def test_interrupted_pass_over_a_tar_is_resumed_to_the_same_bytes(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calibrate_interrupted_over_tar_resumes_to_same_bytes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = build_calibration_set(write_tar(place.folder / "a.tar", place.pictures), count=32)
     calibrate(place.model, chosen, PIPELINE, run=place.folder / "whole")
     monkeypatch.setattr("quantkit.engine.observe.CHUNK_SECONDS", 0.0)
@@ -183,7 +181,7 @@ def test_interrupted_pass_over_a_tar_is_resumed_to_the_same_bytes(
     assert _statistics(place.folder / "parts") == _statistics(place.folder / "whole")
 
 
-def test_calibration_images_of_a_tar_are_excluded_and_warned_of(place: Place) -> None:
+def test_compare_calibration_images_of_tar_are_excluded_and_warned_of(place: Place) -> None:
     tar = write_tar(place.folder / "a.tar", place.pictures)
     build_calibration_set(tar, count=12).save(place.folder / "set.csv")
     run = calibrate(place.model, place.folder / "set.csv", PIPELINE, run=place.folder / "run").run
@@ -200,7 +198,7 @@ def test_report_over_a_zip_has_thumbnails(place: Place) -> None:
     run = calibrate(place.model, chosen, PIPELINE, run=place.folder / "run").run
     other = tiny_model(place.folder / "other.onnx", seed=5)
     for images in (write_zip(place.folder / "a.zip", place.pictures), place.arrays()):
-        evaluation = evaluate_models(["fp32", other], run=run, images=images)
+        evaluation = compare(["fp32", other], run=run, images=images)
         report(evaluation, place.folder / "report.html")
         assert "data:image/jpeg;base64," in (place.folder / "report.html").read_text()
 
@@ -215,7 +213,7 @@ def test_sensitivity_uses_the_calibration_images_of_a_parquet_file(place: Place)
     assert ours == theirs
 
 
-def test_set_whose_archive_is_gone_is_named(place: Place) -> None:
+def test_calibrate_set_of_missing_archive_is_named(place: Place) -> None:
     tar = write_tar(place.folder / "a.tar", place.pictures)
     build_calibration_set(tar, count=8).save(place.folder / "set.csv")
     tar.unlink()
@@ -223,7 +221,7 @@ def test_set_whose_archive_is_gone_is_named(place: Place) -> None:
         calibrate(place.model, place.folder / "set.csv", PIPELINE, run=place.folder / "run")
 
 
-def test_nothing_is_unpacked_beside_an_archive(place: Place) -> None:
+def test_calibrate_unpacks_nothing_beside_archive(place: Place) -> None:
     (place.folder / "data").mkdir()
     tar = write_tar(place.folder / "data" / "a.tar", place.pictures)
     chosen = build_calibration_set(tar, count=8)
@@ -232,7 +230,7 @@ def test_nothing_is_unpacked_beside_an_archive(place: Place) -> None:
     assert not [path for path in (place.folder / "run").rglob("*") if path.suffix == ".png"]
 
 
-def test_imagenet_validation_tar_as_downloaded_with_the_devkit_as_downloaded(place: Place) -> None:
+def test_imagenet_tar_and_devkit_as_downloaded_give_labels(place: Place) -> None:
     import tarfile
 
     from quantkit.data.devkit import GROUND_TRUTH, VALIDATION_IMAGES
@@ -255,7 +253,7 @@ def test_imagenet_validation_tar_as_downloaded_with_the_devkit_as_downloaded(pla
     assert again.labels.tolist() == found.labels.tolist()
 
 
-def test_moved_set_and_archive_are_found_relative_to_each_other(place: Place) -> None:
+def test_calibrate_moved_set_and_archive_are_found(place: Place) -> None:
     (place.folder / "data").mkdir()
     tar = write_tar(place.folder / "data" / "a.tar", place.pictures)
     build_calibration_set(tar, count=8).save(place.folder / "data" / "set.csv")
@@ -263,7 +261,7 @@ def test_moved_set_and_archive_are_found_relative_to_each_other(place: Place) ->
     assert CalibrationSet.load(place.folder / "elsewhere" / "set.csv").verify() == ()
 
 
-def test_later_steps_take_the_arrays_of_calibrate_again(place: Place) -> None:
+def test_quantize_and_sensitivity_take_arrays_again(place: Place) -> None:
     images, labels = place.arrays()
     given = (images[:24], labels[:24])
     run = calibrate(place.model, given, run=place.folder / "run").run

@@ -35,8 +35,8 @@ from quantkit.search.stages import Goal, Verdict
 from quantkit.search.tuning_data import SELECTION_STRIDE, tuning_data
 from quantkit.targets import ORT, VACC
 from quantkit.vendors.vacc.convert import read_spec
+from quantkit.vendors.vacc.dialects import BuildSpec
 from quantkit.vendors.vacc.document import Document
-from quantkit.vendors.vacc.spec import BuildSpec
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.quantize_task import QuantizeOptions
@@ -84,7 +84,7 @@ def scores(path: Path, count: int = 6) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
-def test_the_model_that_is_kept_does_what_the_log_says(run: Path) -> None:
+def test_tune_kept_model_has_figures_of_log(run: Path) -> None:
     done = tune(run, EVERYTHING)
     log = json.loads(done.log.read_text())
     assert log == json.loads(json.dumps(done.to_json()))
@@ -100,7 +100,7 @@ def test_the_model_that_is_kept_does_what_the_log_says(run: Path) -> None:
     assert result.images == best.holdout.images
 
 
-def test_the_default_is_the_first_trial_and_is_what_calibrate_made(run: Path) -> None:
+def test_tune_first_trial_is_model_of_calibrate(run: Path) -> None:
     done = tune(run, replace(EVERYTHING, goal=Goal(max_drop=100)))
     assert done.outcome.verdict is Verdict.MET
     assert len(done.trials) == 1
@@ -108,7 +108,7 @@ def test_the_default_is_the_first_trial_and_is_what_calibrate_made(run: Path) ->
     assert done.trials[0].float_macs == 0.0
 
 
-def test_the_same_bits_again_and_after_an_interruption(
+def test_tune_repeated_or_interrupted_gives_same_bits(
     run: Path, made: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tune(run, EVERYTHING)
@@ -197,7 +197,7 @@ def test_tune_estimates_its_time_once(run: Path) -> None:
     assert any("nothing is built again" in text for text in again.messages)
 
 
-def test_what_a_search_ends_with_is_not_made_twice(
+def test_tune_result_of_search_is_not_made_twice(
     run: Path, made: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "EARNED", dict.fromkeys(Stage, 0.0))
@@ -225,7 +225,7 @@ def test_tune_other_labels_are_evaluated_again(run: Path, tmp_path: Path) -> Non
     assert evaluated[0].delta != evaluated[1].delta
 
 
-def test_choosing_and_working_images_are_not_the_same(run: Path, tmp_path: Path) -> None:
+def test_tune_selection_and_fit_images_are_disjoint(run: Path, tmp_path: Path) -> None:
     model = prepare(read_model(tmp_path / "tiny.onnx")).model
     chosen = build_calibration_set(tmp_path / "images", count=56)
     outliers = chosen.images[4].sha256
@@ -238,7 +238,7 @@ def test_choosing_and_working_images_are_not_the_same(run: Path, tmp_path: Path)
     assert {image.tobytes() for image in held.ranging} == work, "there are no others"
 
 
-def test_ranges_are_refined_on_images_that_are_not_worked_on(run: Path, tmp_path: Path, monkeypatch) -> None:
+def test_tune_refines_ranges_on_images_of_their_own(run: Path, tmp_path: Path, monkeypatch) -> None:
     model = prepare(read_model(tmp_path / "tiny.onnx")).model
     chosen = build_calibration_set(tmp_path / "images", count=56)
     for name, count in (("FIT_IMAGES", 10), ("MAX_FIT_IMAGES", 10), ("LEAST_RANGING", 8), ("RANGING", 8)):
@@ -260,7 +260,7 @@ def test_tune_files_for_the_compiler_match_the_simulation(run: Path, tmp_path: P
     best = done.outcome.best.recipe
     assert done.fp32 == tmp_path / "better.onnx"
     spec = spec_of(build_file(done))
-    assert spec.source.checkpoint == str(tmp_path / "better.onnx")
+    assert spec.frontend.checkpoint == str(tmp_path / "better.onnx")
     calibrate(
         done.fp32,
         tmp_path / "set.csv",
@@ -269,24 +269,26 @@ def test_tune_files_for_the_compiler_match_the_simulation(run: Path, tmp_path: P
         method=best.method,
         target=VACC,
         options=QuantizeOptions(
-            per_channel=spec.calibration.per_channel,
-            power_of_two=spec.calibration.weight_scale == "power2",
-            skip=tuple(f"conv:{index}" for index in spec.calibration.skip_conv_layers or ()),
+            per_channel=spec.backend.quantize.quantize_per_channel,
+            power_of_two=spec.backend.quantize.weight_scale == "power2",
+            skip=tuple(f"conv:{index}" for index in spec.backend.quantize.skip_conv_layers or ()),
             bias_correction=False,
         ),
     )
     np.testing.assert_array_equal(scores(tmp_path / "again" / "int8-vacc.onnx"), scores(done.path))
 
 
-def test_the_skipped_convolutions_are_named_by_index(run: Path) -> None:
+def test_tune_for_vacc_names_skipped_convolutions_by_index(run: Path) -> None:
     done = vacc(run)
     spec = spec_of(build_file(done))
-    model = prepare(read_model(Path(str(spec.source.checkpoint)))).model
+    model = prepare(read_model(Path(str(spec.frontend.checkpoint)))).model
     convs = conv2d_nodes(model.graph)
-    assert [convs[index] for index in spec.calibration.skip_conv_layers or ()] == list(done.outcome.best.recipe.skip)
+    assert [convs[index] for index in spec.backend.quantize.skip_conv_layers or ()] == list(
+        done.outcome.best.recipe.skip
+    )
 
 
-def test_the_layer_of_input_folding_is_explained(run: Path) -> None:
+def test_tune_coverage_explains_layer_of_input_folding(run: Path) -> None:
     model = prepare(read_model(run.parent / "tiny.onnx")).model
     levels = Levels(np.zeros(3), np.full(3, 1.0 / 255.0))
     made = plan(with_input_folding(model, levels), ORT, PlanOptions(skip=(LEVELS,)))
@@ -297,21 +299,21 @@ def test_the_layer_of_input_folding_is_explained(run: Path) -> None:
     assert layer.why in str(found)
 
 
-def test_rescaling_alone_keeps_the_function(run: Path) -> None:
+def test_tune_rescaling_alone_keeps_function(run: Path) -> None:
     done = vacc(run)
     if done.outcome.best.recipe.equalization:
         assert done.rescaling_change is not None
         assert done.rescaling_change <= 1e-4
 
 
-def test_without_rewriting_the_card_gets_the_original(run: Path, tmp_path: Path) -> None:
+def test_tune_for_vacc_without_rewriting_keeps_original(run: Path, tmp_path: Path) -> None:
     done = vacc(run, rewrite=False)
     assert done.fp32 is None
-    assert spec_of(build_file(done)).source.checkpoint == str((tmp_path / "tiny.onnx").resolve())
+    assert spec_of(build_file(done)).frontend.checkpoint == str((tmp_path / "tiny.onnx").resolve())
     assert {one.stage for one in done.trials} <= {"default", "method", "precision"}
 
 
-def test_what_has_begun_is_given_up_when_the_time_is_over(run: Path, monkeypatch) -> None:
+def test_tune_out_of_time_gives_up_begun_work(run: Path, monkeypatch) -> None:
     """The clock stands until the first range is refined, and is then far beyond the limit."""
     clock, begun = [0.0], []
 
@@ -330,13 +332,13 @@ def test_what_has_begun_is_given_up_when_the_time_is_over(run: Path, monkeypatch
     assert done.path.exists()
 
 
-def test_no_time_leaves_the_default(run: Path) -> None:
+def test_tune_without_time_leaves_default(run: Path) -> None:
     done = tune(run, replace(EVERYTHING, seconds=0.0), fresh=True)
     assert done.outcome.out_of_time
     assert len(done.trials) == 1
 
 
-def test_images_that_are_gone_are_said(run: Path, tmp_path: Path) -> None:
+def test_tune_missing_images_are_named(run: Path, tmp_path: Path) -> None:
     next((tmp_path / "images").rglob("*.png")).unlink()
     for path in (tmp_path / "images").rglob("*.png"):
         path.unlink()
@@ -344,7 +346,7 @@ def test_images_that_are_gone_are_said(run: Path, tmp_path: Path) -> None:
         tune(run, EVERYTHING, images=tmp_path / "images")
 
 
-def test_too_few_images_are_said(tmp_path: Path) -> None:
+def test_tune_too_few_images_are_refused(tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", per_class=4)
     build_calibration_set(images, count=4).save(tmp_path / "set.csv")
     calibrate(uneven_model(tmp_path / "tiny.onnx"), tmp_path / "set.csv", PIPELINE, run=tmp_path / "run")
@@ -352,6 +354,6 @@ def test_too_few_images_are_said(tmp_path: Path) -> None:
         tune(tmp_path / "run", EVERYTHING)
 
 
-def test_the_original_is_not_overwritten(run: Path) -> None:
+def test_tune_never_overwrites_original(run: Path) -> None:
     with pytest.raises(UsageError, match="name of the original model"):
         tune(run, replace(EVERYTHING, goal=Goal(max_drop=100)), out=run / "fp32.onnx", target=ORT)

@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_time_limit_leaves_time_to_build_a_model_that_is_not_on_disk(tmp_path: P
     monkeypatch.setattr(clocked, "time", SimpleNamespace(monotonic=lambda: now[0]))
     builder, selection = builder_of(small_model())
     recipe = Recipe(method=MinMax())
-    subject = SimpleNamespace(builder=builder, selection=selection, scoring_s=2.0)
+    subject: Any = SimpleNamespace(builder=builder, selection=selection, scoring_s=2.0)
     holdout = HoldoutResult(
         images=9, top1=0.5, delta=0.0, ci95=Interval(0, 0), interval=Interval(0, 0), agreement=1.0,
         agreement_interval=Interval(0, 1),
@@ -98,9 +99,9 @@ def test_time_limit_leaves_time_to_build_a_model_that_is_not_on_disk(tmp_path: P
     for on_disk, last_s in ((False, 45.0), (True, 95.0)):
         now[0] = 0.0
         limit, cache = Deadline(100.0), TrialCache(ResultCache(tmp_path), {}, fresh=True)
-        trials = Trials(
-            subject, None, cache, FloatBudget(), limit, NoProgress(), is_written=lambda recipe, on_disk=on_disk: on_disk
-        )  # type: ignore[arg-type]
+        is_written: Any = {True: bool, False: lambda recipe: False}[on_disk]
+        evaluate: Any = None
+        trials = Trials(subject, evaluate, cache, FloatBudget(), limit, NoProgress(), is_written=is_written)
         trials.evaluate(trial)
         now[0] = last_s
         limit.check()

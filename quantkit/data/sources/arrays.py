@@ -1,6 +1,6 @@
 """Arrays as images: float32 ``[C, H, W]`` model inputs, checked individually and not preprocessed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,41 +14,44 @@ from quantkit.types import Float32Array
 # Prefix of the location of images from Python; no path or URL has it.
 IN_MEMORY = "images in memory"
 
+Content = bytes | Float32Array
 
-class ContentItem(ImageItem):
-    """An image in memory: an encoded image, or an array.
+
+class PythonItem(ImageItem):
+    """An image of a Python object, without a name.
 
     Args:
-        id: name in the source.
-        content: bytes, or float32 ``[C, H, W]``.
-        where: name in messages.
+        position: its position.
+        source: the object, for messages.
+        content: an encoded image, a float32 array ``[C, H, W]``, or a function that returns one of these.
+        digest: digest of the content; computed once by default.
     """
 
-    __slots__ = ("_digest", "_where", "content", "id")
+    __slots__ = ("_content", "_digest", "_where", "id")
 
-    def __init__(self, id: str, content: bytes | Float32Array, where: str) -> None:
-        self.id, self.content, self._where = id, content, where
-        self._digest = ""
+    def __init__(self, position: int, source: str, content: Content | Callable[[], Content], digest: str = "") -> None:
+        self.id, self._where = f"image-{position:06d}", f"{source} {position}"
+        self._content, self._digest = content, digest
 
     @property
     def where(self) -> object:
         """Source and position."""
         return self._where
 
-    def read(self) -> bytes | Float32Array:
+    def read(self) -> Content:
         """Return the content.
 
         Raises:
             NumericError: an array contains NaN or infinity.
         """
-        if not isinstance(self.content, bytes):
-            check_finite(self.content, self._where)
-        return self.content
+        content = self._content() if callable(self._content) else self._content
+        if not isinstance(content, bytes):
+            check_finite(content, self._where)
+        return content
 
     def digest(self) -> str:
         """Return the digest of the content, computed once."""
-        if not self._digest:
-            self._digest = content_digest(self.read())
+        self._digest = self._digest or content_digest(self.read())
         return self._digest
 
 
@@ -67,9 +70,7 @@ def array_source(images: Any, labels: Any = None) -> ImageSource:
     if array.ndim != 4 or not len(array):
         raise ImageError(f"the array has shape {list(array.shape)}, not [N, C, H, W]", where=IN_MEMORY)
     check_dtype(array, IN_MEMORY)
-    items = tuple(
-        ContentItem(position_id(position), one, f"{IN_MEMORY}: image {position}") for position, one in enumerate(array)
-    )
+    items = tuple(PythonItem(position, f"{IN_MEMORY}: image", one) for position, one in enumerate(array))
     shape = (int(array.shape[1]), int(array.shape[2]), int(array.shape[3]))
     if labels is None:
         return ImageSource(IN_MEMORY, items, array_shape=shape)
@@ -152,11 +153,6 @@ def label_array(labels: NDArray[Any], count: int, where: str) -> NDArray[np.int6
         position = int(np.argmax(labels < 0))
         raise LabelError(f"label {labels[position]} of image {position} is not a class index", where=where)
     return labels.astype(np.int64)
-
-
-def position_id(position: int) -> str:
-    """Return the id of an image without a name."""
-    return f"image-{position:06d}"
 
 
 def joined_labels(labels: Sequence[int | None], where: str) -> NDArray[np.int64] | None:

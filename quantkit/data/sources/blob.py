@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from quantkit.data.item import DIGESTS, ImageItem
 from quantkit.errors import CalibrationSetError, ImageError
 from quantkit.files import reason
 
@@ -191,6 +192,47 @@ class RemoteBlob(Blob):
         else:
             answer = self._fs.cat_file(self._path, start=offset, end=offset + length)
         return bytes(answer)
+
+
+class BlobItem(ImageItem):
+    """An image that is a file with random access, and the base of images that are parts of one.
+
+    Args:
+        blob: the file.
+        id: name in the source.
+        size: bytes of the image, None if unknown.
+    """
+
+    __slots__ = ("blob", "id", "size")
+
+    def __init__(self, blob: Blob, id: str, size: int | None) -> None:
+        self.blob, self.id, self.size = blob, id, size
+
+    @property
+    def where(self) -> object:
+        """Path or URL of the file."""
+        return self.blob.name
+
+    def read(self) -> bytes:
+        """Return the bytes of the file."""
+        return self.blob.read_at(0, self.blob.size)
+
+    def digest(self) -> str:
+        """Return the hex SHA-256 of the image, read once in this process."""
+        return DIGESTS.get(self.blob.name, self)
+
+    def fingerprint(self) -> str:
+        """Return id, place and the version of the file."""
+        return "\0".join(map(str, (self.id, *self.place, self.blob.size, self.blob.version)))
+
+    @property
+    def place(self) -> tuple[int, ...]:
+        """The place of the image in the file."""
+        return ()
+
+    def modified_ns(self) -> int | None:
+        """Return the modification time of the file."""
+        return self.blob.modified_ns()
 
 
 class BlobFile(io.RawIOBase):

@@ -8,26 +8,26 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from quantkit.data.images import read_bytes
-from quantkit.data.item import ImageItem, content_digest
+from quantkit.data.item import content_digest
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.arrays import (
     IN_MEMORY,
-    ContentItem,
+    Content,
+    PythonItem,
     as_numpy,
     check_dtype,
     check_finite,
     check_shape,
     joined_labels,
-    position_id,
 )
 from quantkit.errors import CalibrationSetError, ImageError, LabelError, UsageError
-from quantkit.types import Float32Array
 
 MEMORY_BYTES = 2 << 30
 # Number of recent images that are kept of an iterable that is read again, for requests of several threads.
@@ -35,7 +35,6 @@ _WINDOW = 128
 _IMAGE_KEYS = ("image", "pixel_values", "input", "images", "x")
 _LABEL_KEYS = ("label", "labels", "target", "y", "cls")
 
-Content = bytes | Float32Array
 _Sample = tuple[Content, int | None]
 
 
@@ -92,15 +91,14 @@ def iterable_source(given: Any, limit: int | None = None) -> ImageSource:
         raise CalibrationSetError(
             "it yielded no images", where=name, fix="create it again: an iterator is read only once"
         )
-    items: tuple[ImageItem, ...]
     if kept is not None:
-        items = tuple(
-            ContentItem(position_id(position), content, f"{name}: image {position}")
-            for position, content in enumerate(kept)
-        )
+        items = tuple(PythonItem(position, f"{name}: image", content) for position, content in enumerate(kept))
     else:
-        replay = _Replay(begin, name)
-        items = tuple(_ReplayedItem(replay, position, digest) for position, digest in enumerate(digests))
+        again_by = _Replay(begin, name).content
+        items = tuple(
+            PythonItem(position, f"{name}: image", partial(again_by, position, digest), digest)
+            for position, digest in enumerate(digests)
+        )
     found = joined_labels(labels, name)
     words = "no labels" if found is None else f"the labels of the {name}"
     return ImageSource(f"{IN_MEMORY} ({name})", items, found, source=words, array_shape=shape)
@@ -120,7 +118,7 @@ def dataset_source(dataset: Any, limit: int | None = None) -> ImageSource:
         return iterable_source(dataset.with_format("numpy"), limit)
     undecoded = dataset.cast_column(image, type(features[image])(decode=False))
     count = len(undecoded) if limit is None else min(limit, len(undecoded))
-    items = tuple(_RowItem(undecoded, image, row) for row in range(count))
+    items = tuple(PythonItem(row, "Dataset: row", partial(_image_of, undecoded, image, row)) for row in range(count))
     names = list(features[label].names) if label is not None else []
     labels = joined_labels(list(undecoded[label][:count]), "Dataset") if label is not None else None
     return ImageSource(
@@ -138,29 +136,15 @@ def is_dataset(given: Any) -> bool:
     return all(hasattr(given, name) for name in ("features", "cast_column", "with_format", "__len__", "__getitem__"))
 
 
-class _RowItem(ImageItem):
-    """An encoded image in a row of a `datasets.Dataset`."""
-
-    def __init__(self, dataset: Any, column: str, row: int) -> None:
-        self._dataset, self._column, self._row = dataset, column, row
-        self.id, self._digest = position_id(row), ""
-
-    @property
-    def where(self) -> object:
-        return f"Dataset: row {self._row}"
-
-    def read(self) -> bytes:
-        value = self._dataset[self._row][self._column]
-        data = value.get("bytes") if isinstance(value, dict) else None
-        if isinstance(value, dict) and data is None and value.get("path"):
-            data = read_bytes(Path(value["path"]))
-        if not isinstance(data, bytes) or not data:
-            raise ImageError("the row has no image (null)", where=self.where, fix="remove the row")
-        return data
-
-    def digest(self) -> str:
-        self._digest = self._digest or content_digest(self.read())
-        return self._digest
+def _image_of(dataset: Any, column: str, row: int) -> bytes:
+    """Return the encoded image in a row of a `datasets.Dataset`."""
+    value = dataset[row][column]
+    data = value.get("bytes") if isinstance(value, dict) else None
+    if isinstance(value, dict) and data is None and value.get("path"):
+        data = read_bytes(Path(value["path"]))
+    if not isinstance(data, bytes) or not data:
+        raise ImageError("the row has no image (null)", where=f"Dataset: row {row}", fix="remove the row")
+    return data
 
 
 class _Replay:
@@ -172,12 +156,22 @@ class _Replay:
         self._next = 0
         self._window: OrderedDict[int, Content] = OrderedDict()
 
-    def content(self, position: int) -> Content:
+    def content(self, position: int, digest: str) -> Content:
         """Return the image at a position.
 
         Raises:
-            ImageError: there are fewer images than in the first pass.
+            ImageError: there are fewer images than in the first pass, or it has another digest.
         """
+        content = self._at(position)
+        if content_digest(content) != digest:
+            raise ImageError(
+                "it was another image in the first pass",
+                where=f"{self._name}: image {position}",
+                fix="do not shuffle or augment, or limit the images to those that fit in memory",
+            )
+        return content
+
+    def _at(self, position: int) -> Content:
         with self._lock:
             if position in self._window:
                 return self._window[position]
@@ -198,31 +192,6 @@ class _Replay:
                 if len(self._window) > _WINDOW:
                     self._window.popitem(last=False)
             return self._window[position]
-
-
-class _ReplayedItem(ImageItem):
-    """An image of a repeatable iterable."""
-
-    def __init__(self, replay: _Replay, position: int, digest: str) -> None:
-        self._replay, self._position, self._digest = replay, position, digest
-        self.id = position_id(position)
-
-    @property
-    def where(self) -> object:
-        return f"{self._replay._name}: image {self._position}"
-
-    def read(self) -> Content:
-        content = self._replay.content(self._position)
-        if content_digest(content) != self._digest:
-            raise ImageError(
-                "it was another image in the first pass",
-                where=self.where,
-                fix="do not shuffle or augment, or limit the images to those that fit in memory",
-            )
-        return content
-
-    def digest(self) -> str:
-        return self._digest
 
 
 def _beginner(given: Any) -> Callable[[], Iterator[Any]]:

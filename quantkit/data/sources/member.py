@@ -4,8 +4,7 @@ import zlib
 from dataclasses import dataclass
 
 from quantkit.data.images import MAX_FILE_BYTES
-from quantkit.data.item import DIGESTS, ImageItem
-from quantkit.data.sources.blob import Blob
+from quantkit.data.sources.blob import Blob, BlobItem
 from quantkit.errors import ImageError
 
 STORED, DEFLATED = 0, 8
@@ -42,7 +41,7 @@ class Member:
     content: bytes | None = None
 
 
-class MemberItem(ImageItem):
+class MemberItem(BlobItem):
     """An image in an archive.
 
     Args:
@@ -51,11 +50,11 @@ class MemberItem(ImageItem):
         id: name in the source.
     """
 
-    __slots__ = ("blob", "id", "member", "size")
+    __slots__ = ("member",)
 
     def __init__(self, blob: Blob, member: Member, id: str) -> None:
-        self.blob, self.member, self.id = blob, member, id
-        self.size = member.size
+        super().__init__(blob, id, member.size)
+        self.member = member
 
     @property
     def where(self) -> object:
@@ -66,21 +65,10 @@ class MemberItem(ImageItem):
         """Return the content of the member."""
         return read_member(self.blob, self.member)
 
-    def digest(self) -> str:
-        """Return the hex SHA-256 of the content, read once in this process."""
-        return DIGESTS.get(self.blob.name, self)
-
-    def fingerprint(self) -> str:
-        """Return id, size, offset and the version of the archive."""
-        return f"{self.id}\0{self.member.size}\0{self.member.offset}\0{self.blob.size}\0{self.blob.version}"
-
-    def portable(self) -> int | str:
-        """Return the size of the content."""
-        return self.member.size
-
-    def modified_ns(self) -> int | None:
-        """Return the modification time of the archive."""
-        return self.blob.modified_ns()
+    @property
+    def place(self) -> tuple[int, ...]:
+        """Size and offset of the member."""
+        return self.member.size, self.member.offset
 
 
 def size_fault(size: int, packed: int) -> str:

@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.data.images import IMAGE_SUFFIXES
-from quantkit.data.item import DIGESTS, ImageItem
 from quantkit.data.source import ImageSource, Location
-from quantkit.data.sources.blob import Blob
+from quantkit.data.sources.blob import Blob, BlobItem
 from quantkit.data.sources.faults import Faults
 from quantkit.data.sources.parquet_file import LAYOUT, NO_LABEL, ParquetImages
 from quantkit.errors import CalibrationSetError, LabelError, QuantkitError, UsageError
 
 
-class ParquetItem(ImageItem):
+class ParquetItem(BlobItem):
     """An image in a row of a parquet file.
 
     Args:
@@ -27,13 +26,14 @@ class ParquetItem(ImageItem):
         id: name in the source.
     """
 
-    __slots__ = ("id", "images", "row")
+    __slots__ = ("images", "row")
 
     def __init__(self, images: ParquetImages, row: int, id: str) -> None:
-        self.images, self.row, self.id = images, row, id
+        super().__init__(images.blob, id, None)
+        self.images, self.row = images, row
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _item_of, (self.images.blob, self.row, self.id)
+        return _item_of, (self.blob, self.row, self.id)
 
     @property
     def where(self) -> object:
@@ -44,21 +44,14 @@ class ParquetItem(ImageItem):
         """Return the encoded image."""
         return self.images.bytes_of(self.row)
 
-    def digest(self) -> str:
-        """Return the hex SHA-256 of the encoded image, read once in this process."""
-        return DIGESTS.get(self.images.blob.name, self)
-
-    def fingerprint(self) -> str:
-        """Return id, row and the version of the file."""
-        return f"{self.id}\0{self.row}\0{self.images.blob.size}\0{self.images.blob.version}"
+    @property
+    def place(self) -> tuple[int, ...]:
+        """The row."""
+        return (self.row,)
 
     def portable(self) -> int | str:
         """Return row and file size, which copies share."""
-        return f"row {self.row} of {self.images.blob.size} bytes"
-
-    def modified_ns(self) -> int | None:
-        """Return the modification time of the file."""
-        return self.images.blob.modified_ns()
+        return f"row {self.row} of {self.blob.size} bytes"
 
 
 def parquet_source(root: Location, blobs: Sequence[Blob], faults: Faults) -> ImageSource:

@@ -6,9 +6,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from quantkit.data.images import IMAGE_SUFFIXES
-from quantkit.data.item import DIGESTS, ImageItem
 from quantkit.data.source import ImageSource
-from quantkit.data.sources.blob import Blob, RemoteBlob, one_line
+from quantkit.data.sources.blob import Blob, BlobItem, RemoteBlob, one_line
 from quantkit.data.sources.folder import no_images
 from quantkit.errors import CalibrationSetError, UsageError
 
@@ -98,7 +97,7 @@ class RemoteFiles:
         for blob in blobs:
             suffix = PurePosixPath(blob.name).suffix.lower()
             if suffix in IMAGE_SUFFIXES:
-                items.append(BlobItem(blob, blob.name.removeprefix(root)))
+                items.append(BlobItem(blob, blob.name.removeprefix(root), blob.size))
             else:
                 others[suffix or "no suffix"] += 1
         if not items:
@@ -114,38 +113,3 @@ class RemoteFiles:
 
     def _below(self, path: str) -> str:
         return path.removeprefix(self.path).strip("/")
-
-
-class BlobItem(ImageItem):
-    """An image file at a URL.
-
-    Args:
-        blob: the file.
-        id: name below the folder.
-    """
-
-    __slots__ = ("blob", "id", "size")
-
-    def __init__(self, blob: Blob, id: str) -> None:
-        self.blob, self.id, self.size = blob, id, blob.size
-
-    @property
-    def where(self) -> object:
-        """The URL."""
-        return self.blob.name
-
-    def read(self) -> bytes:
-        """Return the bytes of the file."""
-        return self.blob.read_at(0, self.blob.size)
-
-    def digest(self) -> str:
-        """Return the hex SHA-256 of the file, read once in this process."""
-        return DIGESTS.get(self.blob.name, self)
-
-    def fingerprint(self) -> str:
-        """Return name, size and version."""
-        return f"{self.id}\0{self.blob.size}\0{self.blob.version}"
-
-    def portable(self) -> int | str:
-        """Return the size of the file."""
-        return self.blob.size

@@ -9,8 +9,6 @@ import onnx_ir as ir
 from quantkit.graph.analysis.ops import PASS_THROUGH
 from quantkit.graph.analysis.values import (
     array,
-    attribute_float,
-    attribute_str,
     crops,
     is_op,
     operand,
@@ -100,7 +98,7 @@ def _result_bounds(node: ir.Node, known: dict[ir.Value, Bounds]) -> Bounds:
         for other in inputs[1:]:
             hull = hull.hull(other)
         return hull
-    nearest = is_op(node, "Resize") and attribute_str(node, "mode", "nearest") == "nearest" and not crops(node)
+    nearest = is_op(node, "Resize") and node.attributes.get_string("mode", "nearest") == "nearest" and not crops(node)
     if node.op_type in _WITHIN_INPUT or nearest:
         return inputs[0].hull(_padding(node))
     return UNBOUNDED
@@ -148,5 +146,5 @@ def _gate_limits(node: ir.Node, rounded: Container[ir.Value]) -> Bounds | None:
         return Bounds(-SIGMOID_REACH, SIGMOID_REACH)
     if not is_op(node, "HardSigmoid"):
         return None
-    alpha, beta = attribute_float(node, "alpha", 0.2), attribute_float(node, "beta", 0.5)
+    alpha, beta = node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
     return Bounds(-beta / alpha, (1.0 - beta) / alpha) if alpha > 0.0 and 0.0 <= beta <= 1.0 else None

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from quantkit.graph.analysis.ops import GEMMS, LAYERS
-from quantkit.graph.analysis.values import attribute_int, attribute_str, dims, is_op, operand, rank
+from quantkit.graph.analysis.values import dims, is_op, operand, rank
 
 # onnxruntime's fused layers, which occur in optimized files.
 _FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul", "TransposeMatMul": "MatMul"}
@@ -199,13 +199,13 @@ def _gemm(node: ir.Node) -> int | None:
     weight, result = _sizes(operand(node, 1)), _sizes(node.outputs[0])
     if weight is None or result is None:
         return None
-    turned = attribute_int(node, "transB", 0)
+    turned = node.attributes.get_int("transB", 0)
     return prod(result) * weight[-1 if turned or len(weight) == 1 else -2]
 
 
 def _einsum(node: ir.Node) -> int | None:
     """Return the product of the sizes of all labels; 0 for a single operand."""
-    terms = attribute_str(node, "equation", "").replace(" ", "").split("->")[0].split(",")
+    terms = node.attributes.get_string("equation", "").replace(" ", "").split("->")[0].split(",")
     shapes = [_sizes(value) for value in node.inputs]
     if len(terms) != len(shapes) or "." in "".join(terms):
         return None

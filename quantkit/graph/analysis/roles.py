@@ -8,10 +8,6 @@ from quantkit.graph.analysis.ops import Role
 from quantkit.graph.analysis.values import (
     ORIGIN,
     array,
-    attribute_float,
-    attribute_int,
-    attribute_ints,
-    attribute_str,
     crops,
     dims,
     is_constant,
@@ -80,7 +76,7 @@ def _layer_role(node: ir.Node, target: Target) -> tuple[Role, str]:
     shape = dims(weight) or ()
     if node.op_type == "MatMul" and len(shape) != 2:
         return Role.FLOAT, "its constant operand is not a matrix"
-    if node.op_type == "Gemm" and (attribute_int(node, "transA", 0) or not _is_vector(bias)):
+    if node.op_type == "Gemm" and (node.attributes.get_int("transA") or not _is_vector(bias)):
         return Role.FLOAT, "its input is transposed or its bias is not a vector"
     return Role.LAYER, ""
 
@@ -114,7 +110,7 @@ def _unary_role(node: ir.Node, target: Target) -> tuple[Role, str]:
         return Role.FLOAT, f"{reason}; {ops.NO_INTEGER_KERNEL}"
     if node.op_type in ops.SATURATING and target.activations.symmetric:
         return Role.FLOAT, "symmetric integers do not saturate at its limits"
-    if node.op_type == "HardSigmoid" and attribute_float(node, "alpha", 0.2) <= 0.0:
+    if node.op_type == "HardSigmoid" and node.attributes.get_float("alpha", 0.2) <= 0.0:
         return Role.FLOAT, "it is not increasing"
     return Role.UNARY, ""
 
@@ -123,10 +119,10 @@ def average_fault(node: ir.Node) -> str:
     """Return why onnxruntime's integer kernel cannot compute an AveragePool, empty if it can or for other operators."""
     if node.op_type != "AveragePool":
         return ""
-    if any(step != 1 for step in attribute_ints(node, "dilations") or ()):
+    if any(step != 1 for step in node.attributes.get_ints("dilations") or ()):
         return "it has dilations"
     # The integer kernel would count what is beyond the padding, too.
-    counts = attribute_int(node, "ceil_mode", 0) and attribute_int(node, "count_include_pad", 0)
+    counts = node.attributes.get_int("ceil_mode", 0) and node.attributes.get_int("count_include_pad", 0)
     return "it counts the padding and rounds its size up" if counts else ""
 
 
@@ -135,11 +131,11 @@ def _pass_role(node: ir.Node, target: Target) -> tuple[Role, str]:
         return Role.FLOAT, "its input is a constant"
     if node.op_type == "Resize" and crops(node):
         return Role.FLOAT, "it fills what is outside of its input; " + ops.NO_INTEGER_KERNEL
-    if node.op_type == "Resize" and attribute_str(node, "mode", "nearest") != "nearest":
+    if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
         return Role.FLOAT, "it interpolates; " + ops.NO_INTEGER_KERNEL
-    if node.op_type == "Resize" and attribute_ints(node, "axes") is not None:
+    if node.op_type == "Resize" and node.attributes.get_ints("axes") is not None:
         return Role.FLOAT, "it resizes selected axes only; " + ops.NO_INTEGER_KERNEL
-    if node.op_type == "Resize" and attribute_str(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+    if node.op_type == "Resize" and node.attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
         return Role.FLOAT, "its sizes depend on the aspect ratio; " + ops.NO_INTEGER_KERNEL
     if node.op_type == "Pad" and not _pads_zeros(node):
         return Role.FLOAT, "it pads with a value other than zero"
@@ -149,4 +145,4 @@ def _pass_role(node: ir.Node, target: Target) -> tuple[Role, str]:
 
 
 def _pads_zeros(node: ir.Node) -> bool:
-    return attribute_str(node, "mode", "constant") != "constant" or padding_constant(node) == 0.0
+    return node.attributes.get_string("mode", "constant") != "constant" or padding_constant(node) == 0.0

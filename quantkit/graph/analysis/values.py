@@ -69,30 +69,6 @@ def dtype_name(dtype: ir.DataType) -> str:
     return {"FLOAT": "float32", "DOUBLE": "float64"}.get(dtype.name, dtype.name.lower())
 
 
-def attribute_int(node: ir.Node, name: str, default: int) -> int:
-    """Return an integer attribute."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
-
-
-def attribute_float(node: ir.Node, name: str, default: float) -> float:
-    """Return a float attribute."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_float()
-
-
-def attribute_ints(node: ir.Node, name: str) -> tuple[int, ...] | None:
-    """Return a list of integers, or None if the attribute is not given."""
-    attribute = node.attributes.get(name)
-    return None if attribute is None else tuple(attribute.as_ints())
-
-
-def attribute_str(node: ir.Node, name: str, default: str) -> str:
-    """Return a string attribute."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_string()
-
-
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
     """Return whether a node is one of these operators of the standard ONNX domain."""
     return node is not None and node.domain == "" and node.op_type in op_types
@@ -138,20 +114,20 @@ def padding_constant(node: ir.Node) -> float | None:
 
 def pads(node: ir.Node) -> bool:
     """Return whether a convolution or pool may pad its input."""
-    automatic = attribute_str(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    return automatic or any(attribute_ints(node, "pads") or ())
+    automatic = node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    return automatic or any(node.attributes.get_ints("pads") or ())
 
 
 def crops(node: ir.Node) -> bool:
     """Return whether a Resize reads a region, which may extend beyond its input and is then filled with a number."""
-    return attribute_str(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    return node.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
 
 
 def output_channels(layer: ir.Node, weight: npt.NDArray[np.generic]) -> int:
     """Return the number of output channels of a Conv, ConvTranspose or Gemm with these weights."""
     if is_op(layer, "ConvTranspose"):
-        return int(weight.shape[1]) * attribute_int(layer, "group", 1)
-    if is_op(layer, "Gemm") and not attribute_int(layer, "transB", 0):
+        return int(weight.shape[1]) * layer.attributes.get_int("group", 1)
+    if is_op(layer, "Gemm") and not layer.attributes.get_int("transB", 0):
         return int(weight.shape[1])
     return int(weight.shape[0])
 

@@ -6,7 +6,6 @@ import onnx_ir as ir
 from quantkit.graph.analysis.values import (
     add_constant,
     array,
-    attribute_float,
     is_op,
     node_name,
     operand,
@@ -83,7 +82,7 @@ def _split_hard_swish(graph: ir.Graph, node: ir.Node) -> bool:
     gate = ir.node(
         "HardSigmoid",
         [source],
-        {"alpha": attribute_float(node, "alpha", 1.0 / 6.0), "beta": attribute_float(node, "beta", 0.5)},
+        {"alpha": node.attributes.get_float("alpha", 1.0 / 6.0), "beta": node.attributes.get_float("beta", 0.5)},
         name=f"{name}.gate",
     )
     gate.outputs[0].name = unused_name(graph, f"{node.outputs[0].name}.gate")

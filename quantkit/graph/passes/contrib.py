@@ -16,9 +16,6 @@ import onnx_ir as ir
 
 from quantkit.graph.analysis.values import (
     add_constant,
-    attribute_float,
-    attribute_int,
-    attribute_str,
     dims,
     is_op,
     node_name,
@@ -146,7 +143,7 @@ def _activate(writer: _Writer, value: ir.Value, activation: str, numbers: Sequen
 
 def _fused_conv(writer: _Writer) -> bool:
     node = writer.node
-    given, activation = node.attributes.get("activation_params"), attribute_str(node, "activation", "")
+    given, activation = node.attributes.get("activation_params"), node.attributes.get_string("activation", "")
     numbers = [] if given is None else list(given.as_floats())
     if len(numbers) < _ACTIVATIONS.get(activation, 99):
         return False
@@ -159,11 +156,11 @@ def _fused_conv(writer: _Writer) -> bool:
 
 def _fused_gemm(writer: _Writer) -> bool:
     node = writer.node
-    activation = attribute_str(node, "activation", "")
+    activation = node.attributes.get_string("activation", "")
     if activation not in _ACTIVATIONS:
         return False
     kept = {name: one.value for name, one in node.attributes.items() if not name.startswith("activation")}
-    numbers = [attribute_float(node, f"activation_{part}", 0.0) for part in ("alpha", "beta", "gamma")]
+    numbers = [node.attributes.get_float(f"activation_{part}", 0.0) for part in ("alpha", "beta", "gamma")]
     result = writer.op("Gemm", *node.inputs, part="gemm", **kept)
     return writer.finish({0: _activate(writer, result, activation, numbers)})
 
@@ -179,15 +176,15 @@ def _fused_matmul(writer: _Writer) -> bool:
         moved = order != sorted(order or [])
         operands.append(writer.op("Transpose", value, part=f"transposed_{side}", perm=order) if moved else value)
     result = writer.op("MatMul", *operands, part="product")
-    if (factor := attribute_float(node, "alpha", 1.0)) != 1.0:
+    if (factor := node.attributes.get_float("alpha", 1.0)) != 1.0:
         result = writer.op("Mul", result, writer.constant(factor, "alpha", operands[0]), part="scaled")
     return writer.finish({0: result})
 
 
 def _operand_order(node: ir.Node, side: str, dimensions: int | None) -> list[int] | None:
     """Return the order of axes in which an operand is multiplied, None if its rank is needed and unknown."""
-    last = attribute_int(node, f"trans{side}", 0)
-    batch = attribute_int(node, f"transBatch{side}", 0)
+    last = node.attributes.get_int(f"trans{side}", 0)
+    batch = node.attributes.get_int(f"transBatch{side}", 0)
     if not last and not batch:
         return []
     if dimensions is None or dimensions < 2:
@@ -236,7 +233,7 @@ def _fast_gelu(writer: _Writer) -> bool:
 
 def _quick_gelu(writer: _Writer) -> bool:
     source = required(writer.node, 0)
-    factor = writer.constant(attribute_float(writer.node, "alpha", 1.702), "alpha", source)
+    factor = writer.constant(writer.node.attributes.get_float("alpha", 1.702), "alpha", source)
     gate = writer.op("Sigmoid", writer.op("Mul", source, factor, part="scaled"), part="gate")
     return writer.finish({0: writer.op("Mul", source, gate, part="gelu")})
 
@@ -250,7 +247,7 @@ def _skip_layer_norm(writer: _Writer) -> bool:
         place = 1 if is_op(terms[1].producer(), "MatMul") else 0
         terms[place] = writer.op("Add", terms[place], bias, part="biased")
     total = writer.op("Add", *terms, part="sum")
-    epsilon = attribute_float(node, "epsilon", 1e-12)
+    epsilon = node.attributes.get_float("epsilon", 1e-12)
     result = writer.op(
         "LayerNormalization", total, required(node, 2), operand(node, 3), part="norm", axis=-1, epsilon=epsilon
     )
@@ -262,9 +259,9 @@ def _attention(writer: _Writer) -> bool:
     node = writer.node
     shape, options = dims(operand(node, 1)), ("unidirectional", "do_rotary", "past_present_share_buffer")
     plain = all(operand(node, index) is None for index in range(3, len(node.inputs))) and _only_first_read(node)
-    if not plain or shape is None or None in shape or any(attribute_int(node, one, 0) for one in options):
+    if not plain or shape is None or None in shape or any(node.attributes.get_int(one, 0) for one in options):
         return False
-    heads, hidden = attribute_int(node, "num_heads", 1), int(shape[1] or 0) // 3
+    heads, hidden = node.attributes.get_int("num_heads", 1), int(shape[1] or 0) // 3
     if "qkv_hidden_sizes" in node.attributes or hidden % heads:
         return False
     source = required(node, 0)
@@ -277,7 +274,7 @@ def _attention(writer: _Writer) -> bool:
 
 
 def _attend(writer: _Writer, parts: Sequence[ir.Value], heads: int, size: int) -> ir.Value:
-    scale = attribute_float(writer.node, "scale", 0.0) or 1.0 / math.sqrt(size)
+    scale = writer.node.attributes.get_float("scale", 0.0) or 1.0 / math.sqrt(size)
     split_shape = writer.constant(np.array([0, 0, heads, size], np.int64), "heads_shape")
     orders = {"q": [0, 2, 1, 3], "k": [0, 2, 3, 1], "v": [0, 2, 1, 3]}
     moved = []
@@ -301,8 +298,8 @@ def _multi_head_attention(writer: _Writer) -> bool:
     others = all(operand(node, index) is None for index in range(4, len(node.inputs))) and _only_first_read(node)
     shapes = [dims(value) for value in values]
     known = all(shape is not None and len(shape) == 3 and shape[2] == (shapes[0] or (0, 0, 0))[2] for shape in shapes)
-    hidden, heads = (shapes[0] or (0, 0, None))[-1], attribute_int(node, "num_heads", 1)
-    if not others or not known or hidden is None or hidden % heads or attribute_int(node, "unidirectional", 0):
+    hidden, heads = (shapes[0] or (0, 0, None))[-1], node.attributes.get_int("num_heads", 1)
+    if not others or not known or hidden is None or hidden % heads or node.attributes.get_int("unidirectional", 0):
         return False
     parts = [value for value in values if value is not None]
     if (bias := operand(node, 3)) is not None:

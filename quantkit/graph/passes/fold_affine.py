@@ -14,8 +14,6 @@ import onnx_ir as ir
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import (
     array,
-    attribute_float,
-    attribute_int,
     is_op,
     node_name,
     operand,
@@ -87,13 +85,13 @@ def affine_of(node: ir.Node) -> Affine | None:
 
 
 def _batch_norm(node: ir.Node) -> Affine | None:
-    if attribute_int(node, "training_mode", 0) or any(value.uses() for value in node.outputs[1:]):
+    if node.attributes.get_int("training_mode", 0) or any(value.uses() for value in node.outputs[1:]):
         return None
     parameters = [array(operand(node, index)) for index in range(1, 5)]
     if any(parameter is None or parameter.dtype != np.float32 for parameter in parameters):
         return None
     gamma, beta, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
-    spread = variance + attribute_float(node, "epsilon", 1e-5)
+    spread = variance + node.attributes.get_float("epsilon", 1e-5)
     if (spread <= 0).any():
         channel = int(np.argmax(spread <= 0))
         raise ModelError(
@@ -125,8 +123,8 @@ def _foldable(layer: ir.Node) -> bool:
         return False
     bias = operand(layer, 2)
     if is_op(layer, "Gemm"):
-        plain = not attribute_int(layer, "transA", 0) and attribute_float(layer, "beta", 1.0) == 1.0
-        if not plain or attribute_float(layer, "alpha", 1.0) != 1.0:
+        plain = not layer.attributes.get_int("transA", 0) and layer.attributes.get_float("beta", 1.0) == 1.0
+        if not plain or layer.attributes.get_float("alpha", 1.0) != 1.0:
             return False
     return bias is None or _is_float32(bias)
 
@@ -161,10 +159,10 @@ def is_row(bias: npt.NDArray[np.generic], columns: int) -> bool:
 def _scale_outputs(layer: ir.Node, weight: Float64Array, scale: Float64Array) -> Float64Array:
     """Multiply the weights of each output channel; a ConvTranspose stores them as [in, out / group, ...]."""
     if is_op(layer, "ConvTranspose"):
-        group = attribute_int(layer, "group", 1)
+        group = layer.attributes.get_int("group", 1)
         grouped = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
         per_group = scale.reshape(group, 1, weight.shape[1], *([1] * (weight.ndim - 2)))
         return (grouped * per_group).reshape(weight.shape)
-    if is_op(layer, "Gemm") and not attribute_int(layer, "transB", 0):
+    if is_op(layer, "Gemm") and not layer.attributes.get_int("transB", 0):
         return weight * scale
     return weight * scale.reshape(-1, *([1] * (weight.ndim - 1)))

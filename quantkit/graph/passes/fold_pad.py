@@ -5,9 +5,6 @@ import onnx_ir as ir
 
 from quantkit.graph.analysis.values import (
     array,
-    attribute_int,
-    attribute_ints,
-    attribute_str,
     is_op,
     operand,
     rank,
@@ -36,7 +33,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     for reader, _ in uses:
         spatial = len(extra) // 2
-        own = attribute_ints(reader, "pads") or (0,) * (2 * spatial)
+        own = reader.attributes.get_ints("pads") or (0,) * (2 * spatial)
         reader.attributes["pads"] = ir.AttrInt64s("pads", [a + b for a, b in zip(own, extra, strict=True)])
         if reader.op_type == "AveragePool":
             reader.attributes["count_include_pad"] = ir.AttrInt64("count_include_pad", 1)
@@ -49,7 +46,7 @@ def _spatial_zeros(node: ir.Node) -> list[int] | None:
     """Return begins and ends of the spatial axes, None if the node pads other axes or values."""
     dimensions = rank(operand(node, 0))
     pads, filling, axes = (array(operand(node, index)) for index in (1, 2, 3))
-    if dimensions is None or pads is None or attribute_str(node, "mode", "constant") != "constant":
+    if dimensions is None or pads is None or node.attributes.get_string("mode", "constant") != "constant":
         return None
     if operand(node, 2) is not None and (filling is None or np.any(filling)):
         return None
@@ -65,8 +62,8 @@ def _spatial_zeros(node: ir.Node) -> list[int] | None:
 
 
 def _takes_pads(node: ir.Node) -> bool:
-    if attribute_str(node, "auto_pad", "NOTSET") != "NOTSET":
+    if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
         return False
     if is_op(node, "AveragePool"):
-        return not any(attribute_ints(node, "pads") or ()) and not attribute_int(node, "ceil_mode", 0)
+        return not any(node.attributes.get_ints("pads") or ()) and not node.attributes.get_int("ceil_mode", 0)
     return is_op(node, "Conv")

@@ -5,8 +5,6 @@ import onnx_ir as ir
 
 from quantkit.graph.analysis.values import (
     array,
-    attribute_float,
-    attribute_int,
     is_op,
     node_name,
     operand,
@@ -26,12 +24,12 @@ class PlainGemmPass(NodePass):
 
     def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
         """Simplify a Gemm."""
-        return is_op(node, "Gemm") and not attribute_int(node, "transA", 0) and _simplify(graph, node)
+        return is_op(node, "Gemm") and not node.attributes.get_int("transA", 0) and _simplify(graph, node)
 
 
 def _simplify(graph: ir.Graph, node: ir.Node) -> bool:
     weight, bias = array(operand(node, 1)), array(operand(node, 2))
-    alpha, beta = attribute_float(node, "alpha", 1.0), attribute_float(node, "beta", 1.0)
+    alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
     if weight is None or weight.dtype != np.float32 or (operand(node, 2) is not None and bias is None):
         return False
     outputs = output_channels(node, weight)

@@ -6,8 +6,6 @@ import onnx_ir as ir
 from quantkit.graph.analysis.values import (
     add_constant,
     array,
-    attribute_int,
-    attribute_ints,
     is_op,
     operand,
     pads,
@@ -37,7 +35,7 @@ class GlobalPoolPass(NodePass):
         if is_op(node, "GlobalMaxPool") and (rank(operand(node, 0)) or 0) >= 3:
             _to_reduce_max(graph, node)
             return True
-        if is_op(node, "AveragePool") and attribute_int(node, "count_include_pad", 0) and not pads(node):
+        if is_op(node, "AveragePool") and node.attributes.get_int("count_include_pad") and not pads(node):
             del node.attributes["count_include_pad"]
             return True
         return False
@@ -45,7 +43,7 @@ class GlobalPoolPass(NodePass):
 
 def _reduces_space(node: ir.Node) -> bool:
     dimensions = rank(operand(node, 0)) or 0
-    axes = attribute_ints(node, "axes")
+    axes = node.attributes.get_ints("axes")
     if axes is None:
         given = array(operand(node, 1))
         axes = None if given is None else tuple(int(axis) for axis in given.reshape(-1).astype(np.int64))
@@ -55,7 +53,7 @@ def _reduces_space(node: ir.Node) -> bool:
 
 
 def _to_average_pool(graph: ir.Graph, node: ir.Node) -> None:
-    keep = attribute_int(node, "keepdims", 1)
+    keep = node.attributes.get_int("keepdims", 1)
     node.resize_inputs(1)
     node.op_type = "GlobalAveragePool"
     node.attributes.clear()

@@ -14,8 +14,6 @@ import onnx_ir as ir
 from quantkit.graph.analysis.values import (
     add_constant,
     array,
-    attribute_int,
-    attribute_ints,
     dims,
     is_op,
     node_name,
@@ -107,7 +105,7 @@ class _Mover:
         return moved
 
     def _compose(self, node: ir.Node) -> None:
-        source, order = required(node, 0), attribute_ints(node, "perm")
+        source, order = required(node, 0), tuple(node.attributes.get_ints("perm", ()))
         if not order:
             if (dimensions := rank(source)) is None:
                 return
@@ -198,7 +196,7 @@ class _Mover:
         return True
 
     def _set_axis(self, node: ir.Node, order: Order) -> None:
-        axis = attribute_int(node, "axis", _DEFAULT_AXIS.get(node.op_type, -1))
+        axis = node.attributes.get_int("axis", _DEFAULT_AXIS.get(node.op_type, -1))
         node.attributes.add(ir.AttrInt64("axis", order[axis % len(order)]))
 
     def _move_pad(self, node: ir.Node, order: Order) -> bool:
@@ -230,7 +228,7 @@ class _Mover:
             node.replace_input_with(1, stored)
         else:
             node.attributes.add(ir.AttrInt64s("axes", moved))
-        if attribute_int(node, "keepdims", 1):
+        if node.attributes.get_int("keepdims", 1):
             return self._rewrite(node, order, count=1)
         kept = [order[axis] for axis in range(len(order)) if axis not in axes]
         return self._rewrite(node, order, count=1, result_order=tuple(sorted(kept).index(axis) for axis in kept))
@@ -238,9 +236,9 @@ class _Mover:
     def _axes(self, node: ir.Node) -> Sequence[int] | None:
         """Return the axes of a reduction, None or empty if it reduces all or none, or they are computed."""
         if node.op_type == "ArgMax":
-            return [attribute_int(node, "axis", 0)]
+            return [node.attributes.get_int("axis", 0)]
         given = array(operand(node, 1))
-        return attribute_ints(node, "axes") if given is None else [int(axis) for axis in given.reshape(-1)]
+        return node.attributes.get_ints("axes") if given is None else [int(axis) for axis in given.reshape(-1)]
 
     def _skip_reorder(self, node: ir.Node, order: Order) -> bool:
         """Let a reshaping node read the source, if the elements have the same order in both."""
@@ -251,7 +249,7 @@ class _Mover:
         long = [axis for axis in order if shape[axis] != 1]
         if long != sorted(long):
             return False
-        if node.op_type == "Flatten" and (attribute_int(node, "axis", 1) != 1 or order[0] != 0):
+        if node.op_type == "Flatten" and (node.attributes.get_int("axis", 1) != 1 or order[0] != 0):
             return False
         if node.op_type == "Squeeze":
             axes = array(operand(node, 1))

@@ -14,7 +14,6 @@ import onnx_ir as ir
 from quantkit.graph.analysis.values import (
     add_constant,
     array,
-    attribute_ints,
     dims,
     is_constant,
     is_op,
@@ -81,7 +80,7 @@ def _tail_of(node: ir.Node, features: int, dimensions: int) -> _Tail:
     value, axis = node.outputs[0], dimensions - 1
     while (reader := sole_consumer(value)) is not None:
         if is_op(reader, "Transpose"):
-            order = attribute_ints(reader, "perm") or tuple(reversed(range(dimensions)))
+            order = reader.attributes.get_ints("perm") or tuple(reversed(range(dimensions)))
             axis = order.index(axis)
         elif is_op(reader, "Add", "Mul"):
             constant = next((array(other) for other in reader.inputs if other is not value), None)

@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from quantkit.graph.analysis.values import array, attribute_int, is_op, operand, required, take_over
+from quantkit.graph.analysis.values import array, is_op, operand, required, take_over
 from quantkit.graph.passes.node_pass import NodePass
 
 
@@ -32,7 +32,7 @@ def _does_nothing(node: ir.Node) -> bool:
         return pads is not None and not pads.any()
     if is_op(node, "Cast"):
         source = operand(node, 0)
-        return source is not None and source.dtype is not None and source.dtype == attribute_int(node, "to", 0)
+        return source is not None and source.dtype is not None and source.dtype == node.attributes.get_int("to", 0)
     return False
 
 

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, version_converter
 
 from quantkit.errors import ModelError
-from quantkit.graph.analysis.values import attribute_str, is_op
+from quantkit.graph.analysis.values import is_op
 
 # DequantizeLinear has an axis since opset 13: https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
 PER_CHANNEL_OPSET = 13
@@ -147,7 +147,7 @@ def _keep_coordinates(node: ir.Node, opset: int) -> None:
     The converter leaves the defaults of later opsets. onnxruntime divides positions by the scale, and rounds them down.
     """
     node.attributes.add(ir.AttrString("coordinate_transformation_mode", "asymmetric"))
-    if attribute_str(node, "mode", "nearest") == "nearest":
+    if node.attributes.get_string("mode", "nearest") == "nearest":
         node.attributes.add(ir.AttrString("nearest_mode", "floor"))
         if opset == _COORDINATES_OPSET - 1:  # the only one with a Resize, which also shrinks
             node.metadata_props[MAY_SHRINK] = "true"

@@ -7,8 +7,6 @@ from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import (
     add_constant,
     array,
-    attribute_ints,
-    attribute_str,
     crops,
     dims,
     is_op,
@@ -34,7 +32,7 @@ class PlainResizePass(NodePass):
         """
         if node.metadata_props.pop(MAY_SHRINK, None) is not None:
             return _round_as_before(node)
-        return is_op(node, "Resize") and attribute_ints(node, "axes") is not None and _write_out(graph, node)
+        return is_op(node, "Resize") and node.attributes.get_ints("axes") is not None and _write_out(graph, node)
 
 
 def _round_as_before(node: ir.Node) -> bool:
@@ -50,8 +48,8 @@ def _round_as_before(node: ir.Node) -> bool:
 
 
 def _write_out(graph: ir.Graph, node: ir.Node) -> bool:
-    shape, axes = dims(operand(node, 0)), attribute_ints(node, "axes") or ()
-    policy = attribute_str(node, "keep_aspect_ratio_policy", "stretch")
+    shape, axes = dims(operand(node, 0)), node.attributes.get_ints("axes") or ()
+    policy = node.attributes.get_string("keep_aspect_ratio_policy", "stretch")
     if shape is None or crops(node) or policy != "stretch":
         return False
     # scales are input 2, sizes input 3: exactly one of them is given

@@ -8,7 +8,6 @@ import onnx_ir as ir
 from quantkit.graph.analysis.values import (
     add_constant,
     array,
-    attribute_int,
     is_constant,
     is_op,
     operand,
@@ -72,7 +71,7 @@ def _sizes_of(node: ir.Node, known: dict[ir.Value, list[Size]]) -> list[Size] | 
     if is_op(node, "Squeeze", "Unsqueeze", "Identity"):
         return _read(operand(node, 0), known)
     if is_op(node, "Cast"):
-        integer = attribute_int(node, "to", 0) in (ir.DataType.INT64, ir.DataType.INT32)
+        integer = node.attributes.get_int("to", 0) in (ir.DataType.INT64, ir.DataType.INT32)
         return _read(operand(node, 0), known) if integer else None
     if is_op(node, "Concat"):
         parts = [_read(value, known) for value in node.inputs]
@@ -101,7 +100,7 @@ def _shape(node: ir.Node) -> list[Size] | None:
     if shape is None:
         return None
     sizes: list[Size] = [size if isinstance(size, int) else size.value for size in shape]
-    start, end = attribute_int(node, "start", 0), attribute_int(node, "end", len(sizes))
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(sizes))
     return sizes[start:end]
 
 
@@ -133,7 +132,7 @@ def _replace_by_constant(graph: ir.Graph, node: ir.Node, sizes: Sequence[Size]) 
 def _fix_reshape(graph: ir.Graph, node: ir.Node, known: dict[ir.Value, list[Size]]) -> bool:
     shape = required(node, 1)
     sizes = _read(shape, known)
-    if sizes is None or is_constant(shape) or attribute_int(node, "allowzero", 0):
+    if sizes is None or is_constant(shape) or node.attributes.get_int("allowzero"):
         return False
     unknown = [index for index, size in enumerate(sizes) if not isinstance(size, int)]
     if len(unknown) != 1:

@@ -12,7 +12,7 @@ from quantkit.graph.analysis import ops
 from quantkit.graph.analysis.bounds import clip_bounds
 from quantkit.graph.analysis.ops import Role
 from quantkit.graph.analysis.selection import conv2d_nodes, skipped_nodes
-from quantkit.graph.analysis.values import attribute_int, name_of, node_name, operand, required
+from quantkit.graph.analysis.values import name_of, node_name, operand, required
 from quantkit.graph.qdq.placement import Placement, place
 from quantkit.graph.qdq.sharing import RangeGroup, Sharing
 from quantkit.targets import Target
@@ -200,8 +200,8 @@ def _layer(node: ir.Node) -> Layer:
     weight, bias = required(node, 1), operand(node, 2)
     axis, groups = 0, 1
     if node.op_type == "ConvTranspose":
-        axis, groups = 1, attribute_int(node, "group", 1)
-    elif node.op_type == "MatMul" or (node.op_type == "Gemm" and not attribute_int(node, "transB", 0)):
+        axis, groups = 1, node.attributes.get_int("group", 1)
+    elif node.op_type == "MatMul" or (node.op_type == "Gemm" and not node.attributes.get_int("transB", 0)):
         axis = 1
     return Layer(
         node=node_name(node),

@@ -10,7 +10,7 @@ from quantkit.errors import ModelError
 from quantkit.graph.analysis.bounds import Bounds, clip_bounds, effective_bounds
 from quantkit.graph.analysis.ops import Role
 from quantkit.graph.analysis.roles import role_of
-from quantkit.graph.analysis.values import array, attribute_float, is_constant, name_of
+from quantkit.graph.analysis.values import array, is_constant, name_of
 from quantkit.graph.qdq.placement import MOVING, Placement, activations
 from quantkit.numerics import Range
 from quantkit.targets import ORT
@@ -190,11 +190,11 @@ def _through(node: ir.Node, range_: Range) -> Range:
     if node.op_type == "Sigmoid":
         return Range.around(_sigmoid(range_.lo), _sigmoid(range_.hi))
     if node.op_type == "HardSigmoid":
-        alpha, beta = attribute_float(node, "alpha", 0.2), attribute_float(node, "beta", 0.5)
+        alpha, beta = node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
         ends = (min(max(alpha * end + beta, 0.0), 1.0) for end in (range_.lo, range_.hi))
         return Range.around(*ends)
     if node.op_type == "LeakyRelu":
-        slope = attribute_float(node, "alpha", 0.01)
+        slope = node.attributes.get_float("alpha", 0.01)
         return Range(min(range_.lo * slope, 0.0), max(range_.lo * slope, range_.hi))
     return range_
 

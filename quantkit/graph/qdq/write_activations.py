@@ -7,8 +7,6 @@ from quantkit.graph.analysis import ops
 from quantkit.graph.analysis.ops import Role
 from quantkit.graph.analysis.values import (
     add_constant,
-    attribute_float,
-    attribute_str,
     insert_after,
     name_of,
     node_name,
@@ -128,7 +126,7 @@ def _move_integers(edit: Edit, tensor: str, maker: ir.Node, out_of: Constants) -
     source = edit.rounded[name_of(required(maker, 0))]
     if node.inputs[0] is not source:
         node.replace_input_with(0, source)
-        if node.op_type == "Pad" and attribute_str(node, "mode", "constant") == "constant":
+        if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") == "constant":
             if len(node.inputs) < 3:
                 node.resize_inputs(3)
             node.replace_input_with(2, out_of[1])
@@ -156,7 +154,7 @@ def _saturating_sum(edit: Edit, maker: ir.Node) -> float:
         return 1.0
     node, alpha, beta = edit.nodes[node_name(maker)], 1.0, 0.0
     if maker.op_type == "HardSigmoid":
-        alpha, beta = attribute_float(maker, "alpha", 0.2), attribute_float(maker, "beta", 0.5)
+        alpha, beta = maker.attributes.get_float("alpha", 0.2), maker.attributes.get_float("beta", 0.5)
     addend = scalar_operand(edit, f"{node_name(maker)}.addend", beta / alpha, node)
     node.op_type = "Add"
     node.attributes.clear()

@@ -21,7 +21,8 @@ def method_section(data: ReportData) -> Section | None:
             muted(
                 "The int8 model of each method ran calibration images that biases are not corrected on. The distance "
                 "of its scores from those of fp32 is relative to that of the chosen method. Methods that are further "
-                "by more than chance explains drop out after few images."
+                "by more than chance explains drop out after few images. Where biases are corrected, which is done for "
+                "the chosen method only, all figures leave out the mean change of each score."
             ),
         ),
     )

@@ -8,33 +8,20 @@ from typing import Any
 
 from quantkit.errors import ModelError, UsageError
 from quantkit.vendors.vacc.check_channels import check_channel_order
-from quantkit.vendors.vacc.check_files import CHECKPOINT, INPUTS, check_data, check_model, classes_of, locate
-from quantkit.vendors.vacc.check_keys import check_keys, is_later_form, without_unreadable
+from quantkit.vendors.vacc.check_files import CHECKPOINT, INPUTS, OPS, check_data, check_model, classes_of, locate
+from quantkit.vendors.vacc.check_keys import check_keys, is_later_form, readable_spec
 from quantkit.vendors.vacc.check_ops import check_ops
 from quantkit.vendors.vacc.check_vdsp import check_vdsp
-from quantkit.vendors.vacc.convert import read_spec
-from quantkit.vendors.vacc.dialects import Dialect, dialect_of
+from quantkit.vendors.vacc.dialects import BuildSpec, Dialect, dialect_of, dotted, place
 from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.findings import Finding, Severity, found
 from quantkit.vendors.vacc.onnx_facts import OnnxFacts, read_facts
-from quantkit.vendors.vacc.spec import BuildSpec
 from quantkit.vendors.vacc.vdsp import VdspParams
 from quantkit.vendors.vacc.yaml_nodes import KeyPath, YamlError
 
 # A section of the build or the compile dialect, in block or in flow style.
 _SECTION = re.compile(rb"""(?m)(?:^|[{,]\s*|\xbf|\xfe)["']?(?:frontend|backend|engine)["']?[ \t]*:""")
 _RANK = {"error": 0, "warning": 1, "note": 2}
-
-OPS_LIST: dict[Dialect, tuple[str, ...]] = {
-    "build": ("dataset", "transform_ops"),
-    "compile": ("dataset", "process_ops"),
-}
-
-# The section of the source model, the name of the build, and the calibration method.
-_NAMES: dict[Dialect, tuple[str, str, str]] = {
-    "build": ("model", "model.name", "engine.calibration.quant_mode"),
-    "compile": ("frontend", "name", "backend.quantize.calibrate_mode"),
-}
 
 
 @dataclass(frozen=True)
@@ -140,12 +127,13 @@ def check_document(
         vdsp: the card's preprocessing to check against.
     """
     findings = [*_check_encoding(document), *check_keys(document, dialect)]
-    ops = document.get(OPS_LIST[dialect])
+    path = place(OPS, dialect)
+    ops = document.get(path)
     if isinstance(ops, list):
-        findings += check_ops(document, OPS_LIST[dialect], ops, _image_shape(document.get(INPUTS[dialect])))
-        findings += check_channel_order(document, OPS_LIST[dialect], ops)
+        findings += check_ops(document, path, ops, _image_shape(document.get(place(INPUTS, dialect))))
+        findings += check_channel_order(document, path, ops)
     # Invalid values are in the findings; the rest is checked without them.
-    spec = read_spec(without_unreadable(document, dialect), dialect)
+    spec = readable_spec(document, dialect)
     findings += _check_presence(document, dialect, spec, findings)
     if facts is None:
         facts = _facts_of_checkpoint(document, dialect, spec, findings)
@@ -181,41 +169,42 @@ def _check_presence(
 ) -> Iterator[Finding]:
     """Yield findings of missing keys, unless another finding explains them."""
     explained = {word for finding in findings for word in re.findall(r"\w+", f"{finding.key} {finding.fix}")}
-    source, name, method = _NAMES[dialect]
+    checkpoint, inputs, name, method = (
+        place(key, dialect) for key in (CHECKPOINT, INPUTS, "name", "backend.quantize.calibrate_mode")
+    )
     if dialect == "build" and is_later_form(document):
-        method = "engine.calibration.calibrate_mode"
-    if spec.source is None or (spec.source.checkpoint is None and "checkpoint" not in explained):
-        yield _missing("error", document, (source,), ".".join(CHECKPOINT[dialect]), "name the model to build")
-    if spec.source is None or (spec.source.inputs is None and INPUTS[dialect][1] not in explained):
-        yield _missing("warning", document, (source,), ".".join(INPUTS[dialect]), "give the shape of each input")
+        method = ("engine", "calibration", "calibrate_mode")
+    precision, data, quantize = spec.backend.dtype, spec.dataset, spec.backend.quantize
+    if spec.frontend.checkpoint is None and "checkpoint" not in explained:
+        yield _missing("error", document, checkpoint[:1], dotted(checkpoint), "name the model to build")
+    if spec.frontend.shape is None and inputs[-1] not in explained:
+        yield _missing("warning", document, inputs[:1], dotted(inputs), "give the shape of each input")
     if spec.name is None and "name" not in explained:
-        yield _missing("warning", document, (), name, "name the compiled model")
-    if spec.precision == "int8" and not _quantized_elsewhere(spec):
-        if spec.data is None and "dataset" not in explained:
+        yield _missing("warning", document, (), dotted(name), "name the compiled model")
+    if precision == "int8" and not _quantized_elsewhere(spec):
+        if data is None and "dataset" not in explained:
             yield _missing("warning", document, (), "dataset", "int8 needs calibration images")
-        if spec.data is not None and spec.data.count is None and "get_data_num" not in explained:
+        if data is not None and data.count is None and "get_data_num" not in explained:
             fix = "give the number of images; otherwise the compiler decides"
             yield _missing("warning", document, ("dataset",), "dataset.sampler.get_data_num", fix)
-        unsaid = spec.calibration is None or spec.calibration.method is None
-        if unsaid and method.rpartition(".")[2] not in explained:
+        if (quantize is None or quantize.calibrate_mode is None) and method[-1] not in explained:
             fix = "give the method; otherwise the compiler decides"
-            yield _missing("warning", document, tuple(method.split(".")), method, fix)
-    if spec.name is not None and spec.precision in ("int8", "fp16"):
-        other = "fp16" if spec.precision == "int8" else "int8"
-        if other in spec.name.lower() and spec.precision not in spec.name.lower():
+            yield _missing("warning", document, method, dotted(method), fix)
+    if spec.name is not None and precision in ("int8", "fp16"):
+        other = "fp16" if precision == "int8" else "int8"
+        if other in spec.name.lower() and precision not in spec.name.lower():
             yield found(
                 document,
                 "warning",
-                tuple(name.split(".")),
-                f"the name contains {other}, and the build is {spec.precision}",
+                name,
+                f"the name contains {other}, and the build is {precision}",
                 "rename it: the compiled model is stored under its name",
             )
 
 
 def _quantized_elsewhere(spec: BuildSpec) -> bool:
     """Return whether a build is of a language model with int8 weights, which needs no calibration."""
-    source = spec.source
-    return source is not None and (source.framework == "huggingface" or "quantize" in source.options)
+    return spec.frontend.type == "huggingface" or "quantize" in spec.frontend.model_fields_set
 
 
 def _missing(severity: Severity, document: Document, near: KeyPath, key: str, fix: str) -> Finding:
@@ -226,14 +215,14 @@ def _facts_of_checkpoint(
     document: Document, dialect: Dialect, spec: BuildSpec, findings: list[Finding]
 ) -> OnnxFacts | None:
     """Read the checkpoint of the file, if it is an existing ONNX file; otherwise add a note."""
-    named = spec.source.checkpoint if spec.source else None
+    named = spec.frontend.checkpoint
     if not isinstance(named, str):
         return None
-    path, key = locate(named, document), CHECKPOINT[dialect]
+    path, key = locate(named, document), place(CHECKPOINT, dialect)
     if path is None or path.suffix.lower() != ".onnx":
         why = "does not exist here" if path is None else "is not an ONNX file"
         fault = f"not checked against the model: {named} {why}"
-        findings.append(found(document, "note", key, fault, "give --model"))
+        findings.append(found(document, "note", key, fault, "give --model; for a moved run, quantkit relink RUN"))
         return None
     try:
         return read_facts(path)

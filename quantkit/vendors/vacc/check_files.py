@@ -6,11 +6,10 @@ from typing import Any
 
 from quantkit.config.nearest import nearest
 from quantkit.vendors.vacc.calibration_folder import file_names
-from quantkit.vendors.vacc.dialects import Dialect
+from quantkit.vendors.vacc.dialects import BuildSpec, CompileDataset, Dialect, place
 from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.findings import SIMILAR, Finding, found
 from quantkit.vendors.vacc.onnx_facts import OnnxFacts
-from quantkit.vendors.vacc.spec import BuildSpec, CalibrationData
 
 IMAGENET_CLASSES = 1000
 # The opsets of the vendor's exports in its public model zoo: classifiers have 10 to 12, other models up to 17. The
@@ -18,16 +17,8 @@ IMAGENET_CLASSES = 1000
 CLASSIFIER_OPSET = 12
 LATEST_OPSET = 17
 
-INPUTS: dict[Dialect, tuple[str, ...]] = {"build": ("model", "inputs"), "compile": ("frontend", "shape")}
-CHECKPOINT: dict[Dialect, tuple[str, ...]] = {"build": ("model", "checkpoint"), "compile": ("frontend", "checkpoint")}
-HEAD: dict[Dialect, tuple[str, ...]] = {
-    "build": ("engine", "add_extra_ops_to_graph", "type"),
-    "compile": ("graph", "extra_ops", "type"),
-}
-SKIPPED: dict[Dialect, tuple[str, ...]] = {
-    "build": ("engine", "calibration", "skip_conv_layers"),
-    "compile": ("backend", "quantize", "skip_conv_layers"),
-}
+# Keys as the compile dialect has them.
+INPUTS, CHECKPOINT, OPS = "frontend.shape", "frontend.checkpoint", "dataset.process_ops"
 _FOLDER, _COUNT = ("dataset", "path"), ("dataset", "sampler", "get_data_num")
 
 
@@ -45,9 +36,9 @@ def locate(named: str, document: Document) -> Path | None:
 def check_model(document: Document, dialect: Dialect, spec: BuildSpec, facts: OnnxFacts) -> Iterator[Finding]:
     """Yield findings on inputs, skipped convolutions and opsets that do not match model or vendor."""
     yield from _check_opset(document, dialect, facts)
-    inputs = (spec.source.inputs if spec.source else None) or {}
+    inputs, of_inputs, head, quantize = spec.inputs, place(INPUTS, dialect), spec.graph.extra_ops, spec.backend.quantize
     for name, shape in inputs.items():
-        path = (*INPUTS[dialect], name)
+        path = (*of_inputs, name)
         if name not in facts.inputs:
             near = nearest(name, facts.inputs, SIMILAR)
             names = ", ".join(facts.inputs) or "none"
@@ -66,18 +57,17 @@ def check_model(document: Document, dialect: Dialect, spec: BuildSpec, facts: On
     for name in facts.inputs if inputs else ():
         if name not in inputs:
             yield found(
-                document, "error", INPUTS[dialect], f"the model's input `{name}` has no shape", f"add `{name}: [...]`"
+                document, "error", of_inputs, f"the model's input `{name}` has no shape", f"add `{name}: [...]`"
             )
-    if facts.ends_in_softmax and spec.head is not None and spec.head.type == "softmax":
+    if facts.ends_in_softmax and head is not None and head.type == "softmax":
         fault = "a softmax is appended to a model that ends in a softmax"
-        yield found(document, "warning", HEAD[dialect], fault, "write `type: null`")
-    skipped = spec.calibration.skip_conv_layers if spec.calibration else None
-    for place, index in enumerate(skipped or ()):
+        yield found(document, "warning", place("graph.extra_ops.type", dialect), fault, "write `type: null`")
+    for position, index in enumerate((quantize and quantize.skip_conv_layers) or ()):
         if index >= facts.convolutions:
             yield found(
                 document,
                 "error",
-                (*SKIPPED[dialect], place),
+                (*place("backend.quantize.skip_conv_layers", dialect), position),
                 f"there is no convolution {index}: the model has {facts.convolutions}, counted from 0",
                 "remove it",
             )
@@ -92,7 +82,7 @@ def _check_opset(document: Document, dialect: Dialect, facts: OnnxFacts) -> Iter
         "classifiers with opset 10 to 12" if classifier else f"models with opset 10 to {latest}"
     )
     fix = "export it with opset 11; the opsets that the compiler supports are not published"
-    yield found(document, "warning", CHECKPOINT[dialect], fault, fix)
+    yield found(document, "warning", place(CHECKPOINT, dialect), fault, fix)
 
 
 def check_data(
@@ -106,15 +96,16 @@ def check_data(
         classes: number of classes of the model, if known.
         model_here: whether the model is on this machine, so that the calibration folder should be, too.
     """
-    data = spec.data
+    data = spec.dataset
     if data is None:
         return
-    if classes is not None and data.count is not None and 0 < data.count < classes:
+    count = data.count
+    if classes is not None and count is not None and 0 < count < classes:
         yield found(
             document,
             "warning",
             _COUNT,
-            f"{data.count} images for {classes} classes: at least {classes - data.count} classes have no image",
+            f"{count} images for {classes} classes: at least {classes - count} classes have no image",
             f"use {classes} images, one of each class, selected by `quantkit calib-set`",
         )
     folder = locate(data.path, document) if isinstance(data.path, str) else None
@@ -129,16 +120,17 @@ def classes_of(spec: BuildSpec, facts: OnnxFacts | None) -> int | None:
     """Return the number of classes: that of the model, or a thousand for images of ImageNet."""
     if facts is not None:
         return facts.classes
-    path = spec.data.path if spec.data else None
+    path = spec.dataset.path if spec.dataset else None
     words = path.lower() if isinstance(path, str) else ""
     return IMAGENET_CLASSES if "imagenet" in words or "ilsvrc" in words else None
 
 
-def _check_folder(document: Document, data: CalibrationData, folder: Path) -> Iterator[Finding]:
+def _check_folder(document: Document, data: CompileDataset, folder: Path) -> Iterator[Finding]:
     if not folder.is_dir():
         yield found(document, "error", _FOLDER, f"{folder} is not a folder", "give the folder of images")
         return
-    suffixes = [data.suffix] if isinstance(data.suffix, str) else list(data.suffix or ())
+    suffix, count = data.sampler and data.sampler.suffix, data.count
+    suffixes = [suffix] if isinstance(suffix, str) else list(suffix or ())
     endings = tuple("." + suffix.lstrip(".") for suffix in suffixes)
     names = file_names(folder)
     matching = [name for name in names if not endings or name.endswith(endings)]
@@ -153,12 +145,12 @@ def _check_folder(document: Document, data: CalibrationData, folder: Path) -> It
             f"no file in {folder} ends in {' or '.join(endings)} (found: {there})",
             "write the suffix of the files, in the same case",
         )
-    elif data.count is not None and len(matching) < data.count:
+    elif count is not None and len(matching) < count:
         yield found(
             document,
             "error",
             _COUNT,
-            f"{data.count} images are needed, and {folder} has {len(matching)}",
+            f"{count} images are needed, and {folder} has {len(matching)}",
             f"add images, or write `get_data_num: {len(matching)}`",
         )
 

@@ -2,61 +2,32 @@
 
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from quantkit.vendors.vacc.convert import section_type
-from quantkit.vendors.vacc.dialects import MODELS, Dialect, dotted, fault_text
+from quantkit.vendors.vacc.convert import section_type, spec_data
+from quantkit.vendors.vacc.dialects import EQUIVALENT, MODELS, BuildSpec, Dialect, dotted, fault_text, translated
 from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.fields import CHECK, READABLE, YamlSection
 from quantkit.vendors.vacc.findings import Finding, abbreviated, found, misspelt
 from quantkit.vendors.vacc.yaml_nodes import KeyPath
 
-# Keys of the other dialect by section, with the equivalent in this dialect.
-_FOREIGN: dict[Dialect, dict[str, dict[str, str]]] = {
-    "compile": {
-        "": {"engine": "backend", "model": "frontend"},
-        "frontend": {"inputs": "shape"},
-        "backend": {
-            "calibration": "quantize",
-            "common": "compile",
-            "add_extra_ops_to_graph": "graph.extra_ops",
-            "do_quantization": "dtype: int8",
-        },
-        "backend.compile": {"do_quantization": "backend.dtype: int8"},
-        "backend.quantize": {"quant_mode": "calibrate_mode", "per_channel": "quantize_per_channel"},
-        "graph": {"add_extra_ops_to_graph": "extra_ops"},
-        "dataset": {"transform_ops": "process_ops"},
-        "workspace": {"work_dir": "path"},
-    },
-    "build": {
-        "": {"frontend": "model", "backend": "engine", "graph": "engine.add_extra_ops_to_graph", "name": "model.name"},
-        "model": {"shape": "inputs"},
-        # The spelling of later build files, wrong only together with that of earlier ones (see `BuildEngine`).
-        "engine": {
-            "quantize": "calibration",
-            "compile": "common",
-            "extra_ops": "add_extra_ops_to_graph",
-            "dtype": "common.do_quantization",
-        },
-        "engine.calibration": {"calibrate_mode": "quant_mode", "quantize_per_channel": "per_channel"},
-        "dataset": {"process_ops": "transform_ops"},
-        "workspace": {"path": "work_dir"},
-    },
-}
+_M = TypeVar("_M", bound=YamlSection)
 
-_COUNTERPART: dict[str, str] = {
-    "": "",
-    "dataset": "dataset",
-    "dataset.sampler": "dataset.sampler",
-    "workspace": "workspace",
-    "model": "frontend",
-    "engine": "backend",
-    "engine.common": "backend.compile",
-    "engine.calibration": "backend.quantize",
-    "engine.add_extra_ops_to_graph": "graph.extra_ops",
+# Keys of the other dialect by section, with the equivalent in this dialect, which `EQUIVALENT` has not.
+_FOREIGN: dict[Dialect, dict[str, str]] = {
+    "compile": {
+        "backend.do_quantization": "dtype: int8",
+        "backend.compile.do_quantization": "backend.dtype: int8",
+        "graph.add_extra_ops_to_graph": "extra_ops",
+    },
+    # The spelling of later build files is wrong only together with that of earlier ones (see `BuildEngine`).
+    "build": {
+        "graph": "engine.add_extra_ops_to_graph",
+        "engine.extra_ops": "add_extra_ops_to_graph",
+        "engine.dtype": "common.do_quantization",
+    },
 }
 
 # Values in the public zoo. Closed lists are complete as far as the tools are known.
@@ -96,16 +67,19 @@ def check_keys(document: Document, dialect: Dialect) -> Iterator[Finding]:
     yield from _check_section(document, dialect, MODELS[dialect], document.data, ())
 
 
-def without_unreadable(document: Document, dialect: Dialect) -> Document:
-    """Return the document without invalid values, so that the others can be read."""
-    data = copy.deepcopy(document.data)
+def readable_spec(document: Document, dialect: Dialect) -> BuildSpec:
+    """Return the content of a document without invalid values."""
+    data, _ = spec_data(_readable(MODELS[dialect], document.data))
+    return _readable(BuildSpec, data)
+
+
+def _readable(model: type[_M], data: Any) -> _M:
+    data = copy.deepcopy(data)
     while True:
         try:
-            MODELS[dialect].model_validate(data)
+            return model.model_validate(data)
         except ValidationError as error:
             _remove(data, error.errors(include_url=False)[0]["loc"])
-        else:
-            return replace(document, data=data)
 
 
 def _remove(data: Any, path: KeyPath) -> None:
@@ -204,7 +178,7 @@ def _foreign_or_unknown(
 ) -> Finding:
     section, key, name = dotted(path[:-1]), str(path[-1]), dotted(path)
     other: Dialect = "build" if dialect == "compile" else "compile"
-    own = _FOREIGN[dialect].get(section, {}).get(key)
+    own = _equivalent(section, key, dialect)
     if own is not None and path in (("model",), ("name",)) and isinstance(data[key], str):
         # Only the name is lost; the build is the same.
         named = "name" if dialect == "compile" else "model.name"
@@ -218,16 +192,24 @@ def _foreign_or_unknown(
     return _unknown_key(document, path, tuple(model.model_fields), data, MODELS[dialect])
 
 
+def _equivalent(section: str, key: str, dialect: Dialect) -> str | None:
+    """Return how a dialect writes a key of the other dialect that a section has, None for any other key."""
+    name = f"{section}.{key}".removeprefix(".")
+    if name in _FOREIGN[dialect]:
+        return _FOREIGN[dialect][name]
+    for build, compile_ in EQUIVALENT:
+        own, other = (build, compile_) if dialect == "build" else (compile_, build)
+        above, _, last = other.rpartition(".")
+        if last == key != own and translated(above, dialect) == section and key != "extra_ops":
+            return own.removeprefix(f"{section}.")
+    return None
+
+
 def _keys_of_counterpart(section: str, other: Dialect) -> tuple[str, ...]:
-    if other == "compile":
-        counterpart = _COUNTERPART.get(section)
-    else:
-        counterpart = next((build for build, compile_ in _COUNTERPART.items() if compile_ == section), None)
-    if counterpart is None:
-        return ()
     model: type[YamlSection] | None = MODELS[other]
-    for step in filter(None, counterpart.split(".")):
-        model = model and section_type(model.model_fields[step].annotation)
+    for step in filter(None, translated(section, other).split(".")):
+        field = model.model_fields.get(step) if model else None
+        model = field and section_type(field.annotation)
     return tuple(model.model_fields) if model else ()
 
 

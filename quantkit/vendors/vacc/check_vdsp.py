@@ -7,21 +7,18 @@ for other pixels than those on the card.
 from collections.abc import Iterator
 
 from quantkit.config.pipeline import CenterCrop, Decode, Normalize, Pipeline, Resize, ToTensor
-from quantkit.vendors.vacc.check_files import INPUTS
-from quantkit.vendors.vacc.dialects import Dialect
+from quantkit.vendors.vacc.check_files import INPUTS, OPS
+from quantkit.vendors.vacc.dialects import BuildSpec, Dialect, place
 from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.findings import Finding, Severity, found
 from quantkit.vendors.vacc.ops import pipeline_from_ops
-from quantkit.vendors.vacc.spec import BuildSpec
 from quantkit.vendors.vacc.vdsp import VdspParams, in_half, recognise
-
-_LIST: dict[Dialect, str] = {"build": "transform_ops", "compile": "process_ops"}
 
 
 def check_vdsp(document: Document, dialect: Dialect, spec: BuildSpec, params: VdspParams) -> Iterator[Finding]:
     """Yield the differences between the preprocessing of the card and of the build file."""
     yield from _check_output(document, dialect, spec, params)
-    ops = spec.data.ops if spec.data else None
+    ops = spec.dataset.process_ops if spec.dataset else None
     if not ops:
         where = _line(document, dialect, "")
         yield Finding("note", where, "dataset", "the build file has no operations to compare with vdsp_params")
@@ -73,13 +70,12 @@ def _size_differences(file: Pipeline, card: Pipeline) -> Iterator[tuple[str, Sev
 
 
 def _check_output(document: Document, dialect: Dialect, spec: BuildSpec, params: VdspParams) -> Iterator[Finding]:
-    inputs = (spec.source.inputs if spec.source else None) or {}
-    size = (params.config.output_height, params.config.output_width)
-    for name, shape in inputs.items():
+    size, inputs = (params.config.output_height, params.config.output_width), place(INPUTS, dialect)
+    for name, shape in spec.inputs.items():
         fixed = len(shape) == 4 and all(isinstance(side, int) for side in shape)
         if fixed and None not in size and tuple(shape[2:]) != size:
             fault = f"the card's images are {list(size)}, and `{name}` needs {shape[2:]}"
-            yield found(document, "error", (*INPUTS[dialect], name), fault, "change OimageHeight and OimageWidth")
+            yield found(document, "error", (*inputs, name), fault, "change OimageHeight and OimageWidth")
 
 
 def _scaling(pipeline: Pipeline) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
@@ -100,8 +96,9 @@ def _size(op: Resize) -> str:
 
 def _line(document: Document, dialect: Dialect, op: str) -> int | None:
     """Return the line of an operation, or of the list if there is no such operation."""
-    ops = document.get(("dataset", _LIST[dialect]))
+    path = place(OPS, dialect)
+    ops = document.get(path)
     for index, item in enumerate(ops if isinstance(ops, list) else ()):
         if isinstance(item, dict) and item.get("type") == op:
-            return document.line_of(("dataset", _LIST[dialect], index))
-    return document.line_of(("dataset", _LIST[dialect]))
+            return document.line_of((*path, index))
+    return document.line_of(path)

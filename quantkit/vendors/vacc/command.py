@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from quantkit.errors import VendorFileError
-from quantkit.vendors.vacc.dialects import Dialect
-from quantkit.vendors.vacc.spec import BuildSpec
+from quantkit.vendors.vacc.dialects import BuildSpec, Dialect
 
 VDSP_FILE = Path("vdsp_params.json")
 
@@ -68,16 +67,17 @@ def compiled_model(spec: BuildSpec, dialect: Dialect) -> str:
         raise VendorFileError("the build file has no name or no workspace", fix="give --model DIR/mod")
     if dialect == "compile":
         return str(PurePosixPath(workspace) / spec.name / "mod")
-    shapes = (spec.source.inputs if spec.source else None) or {}
-    shape = "_".join(str(side) for side in next(iter(shapes.values()), [])[1:])
-    method = spec.calibration.method if spec.precision == "int8" and spec.calibration is not None else "none"
-    folder = "-".join(filter(None, (spec.name, spec.precision, method, shape, spec.backend)))
+    shape = "_".join(str(side) for side in next(iter(spec.inputs.values()), [])[1:])
+    precision, quantize, engine = spec.backend.dtype, spec.backend.quantize, spec.backend.type
+    method = quantize.calibrate_mode if precision == "int8" and quantize is not None else "none"
+    engine = "vacc" if engine == "tvm_vacc" else engine
+    folder = "-".join(filter(None, (spec.name, precision, method, shape, engine)))
     return str(PurePosixPath(workspace) / folder / spec.name)
 
 
 def picture_size(spec: BuildSpec) -> tuple[int, int, int] | None:
     """Return ``(C, H, W)`` of the only input, if it is an image of fixed size."""
-    shapes = list(((spec.source.inputs if spec.source else None) or {}).values())
+    shapes = list(spec.inputs.values())
     if len(shapes) == 1 and len(shapes[0]) == 4 and all(type(side) is int and side > 0 for side in shapes[0]):
         return shapes[0][1], shapes[0][2], shapes[0][3]
     return None

@@ -22,7 +22,7 @@ from quantkit.vendors.vacc.fields import (
     Whole,
     YamlSection,
 )
-from quantkit.vendors.vacc.yaml_nodes import YamlError
+from quantkit.vendors.vacc.yaml_nodes import KeyPath, YamlError
 
 Dialect = Literal["build", "compile"]
 
@@ -53,8 +53,8 @@ class CalibrationOptions(YamlSection):
     calibrate_mode: Text = None
     quantize_per_channel: Flag = None
     calibrate_range: Fraction = None
-    skip_conv_layers: Indices = None
     weight_scale: Text = None
+    skip_conv_layers: Indices = None
     exclude_layers: Any = None
     ops_usingfp: Any = None
     output_ddr: Any = None
@@ -143,8 +143,8 @@ class BuildDialect(YamlSection):
 class Frontend(YamlSection):
     """``frontend`` of the compile dialect: the source model."""
 
-    type: Text = None
     checkpoint: Texts = None
+    type: Text = None
     dtype: Any = None
     shape: dict[str, Shape] | None = None
     model_kwargs: Any = None
@@ -214,6 +214,11 @@ class CompileDataset(YamlSection):
     nsamples: Whole = None
     seqlen: Whole = None
 
+    @property
+    def count(self) -> int | None:
+        """The number of calibration files."""
+        return None if self.sampler is None else self.sampler.get_data_num
+
 
 class CompileWorkspace(YamlSection):
     """``workspace`` of the compile dialect."""
@@ -237,7 +242,51 @@ class CompileDialect(YamlSection):
     workspace: CompileWorkspace | None = None
 
 
+class BuildSpec(CompileDialect):
+    """The content of a file of either dialect, in the terms of the compile dialect."""
+
+    frontend: Frontend = Frontend()
+    graph: Graph = Graph()
+    backend: BackendSection = BackendSection()
+
+    @property
+    def inputs(self) -> dict[str, list[Any]]:
+        """The shapes of the inputs by name; empty if they are not given."""
+        return self.frontend.shape or {}
+
+
 MODELS: dict[Dialect, type[BuildDialect] | type[CompileDialect]] = {"build": BuildDialect, "compile": CompileDialect}
+
+# Keys of the same meaning in the earlier form of the build dialect and in the compile dialect: first those with other
+# names than in the equivalent section of the other dialect, then the sections of all others.
+EQUIVALENT = (
+    ("model.name", "name"),
+    ("model.inputs", "frontend.shape"),
+    ("engine.add_extra_ops_to_graph", "graph.extra_ops"),
+    ("engine.extra_ops", "graph.extra_ops"),  # of the later form, read only
+    ("engine.calibration.quant_mode", "backend.quantize.calibrate_mode"),
+    ("engine.calibration.per_channel", "backend.quantize.quantize_per_channel"),
+    ("dataset.transform_ops", "dataset.process_ops"),
+    ("workspace.work_dir", "workspace.path"),
+    ("engine.calibration", "backend.quantize"),
+    ("engine.common", "backend.compile"),
+    ("engine", "backend"),
+    ("model", "frontend"),
+)
+
+
+def translated(key: str, to: Dialect) -> str:
+    """Return the dotted path in a dialect of a key of the other dialect."""
+    for build, compile_ in EQUIVALENT:
+        own, other = (build, compile_) if to == "build" else (compile_, build)
+        if f"{key}.".startswith(f"{other}."):
+            return own + key.removeprefix(other)
+    return key
+
+
+def place(key: str, dialect: Dialect) -> KeyPath:
+    """Return the path in a dialect of a key that is given as the compile dialect has it, such as ``frontend.shape``."""
+    return tuple((key if dialect == "compile" else translated(key, dialect)).split("."))
 
 
 def dialect_of(document: Document) -> Dialect:
@@ -285,10 +334,10 @@ def read_file(document: Document, dialect: Dialect) -> BuildDialect | CompileDia
     try:
         return MODELS[dialect].model_validate(document.data)
     except ValidationError as error:
-        raise _first_error(error, document) from error
+        raise first_error(error, document) from error
 
 
-def _first_error(error: ValidationError, document: Document) -> VendorFileError:
+def first_error(error: ValidationError, document: Document) -> VendorFileError:
     """Return the first error of pydantic as an error in one line."""
     fault = error.errors(include_url=False)[0]
     return YamlError(

@@ -32,12 +32,12 @@ def preset_of_build_file(path: Path) -> VendorPreset:
         VendorFileError: the file cannot be read as a build file.
         ConfigError: it has no operations, or some without an equivalent in a pipeline.
     """
-    data = read_spec(Document.load(path)).data
-    if data is None or not data.ops:
+    data = read_spec(Document.load(path)).dataset
+    if data is None or not data.process_ops:
         raise ConfigError(
             "the build file has no preprocessing operations (process_ops or transform_ops)", where=path, fix=_OPS_FIX
         )
-    reading = pipeline_from_ops(data.ops)
+    reading = pipeline_from_ops(data.process_ops)
     if reading.pipeline is None:
         raise _no_pipeline(path, reading.notes)
     return VendorPreset(reading.pipeline, reading.notes)

@@ -4,9 +4,9 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any, Literal
 
-from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
+from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile, method_name
 from quantkit.config.pipeline import Pipeline
 from quantkit.engine.classifier import check_image
 from quantkit.errors import ConfigError
@@ -15,9 +15,8 @@ from quantkit.graph.image_input import Layout, find_image
 from quantkit.graph.model import read_model
 from quantkit.vendors.vacc.calibration_folder import CalibrationFolder
 from quantkit.vendors.vacc.convert import framework_of, render
-from quantkit.vendors.vacc.dialects import Dialect
+from quantkit.vendors.vacc.dialects import BuildSpec, Dialect, place
 from quantkit.vendors.vacc.ops import ops_from_pipeline
-from quantkit.vendors.vacc.spec import BuildSpec, CalibrationData, CalibrationSpec, Head, Source, Workspace
 from quantkit.vendors.vacc.yaml_nodes import KeyPath
 from quantkit.vendors.vacc.yaml_text import dump
 
@@ -25,10 +24,12 @@ WeightScale = Literal["max", "power2"]
 Precision = Literal["int8", "fp16"]
 TENSORS = "npz"
 _COMMENT_WIDTH = 100
-
-_METHOD_KEY: dict[Dialect, KeyPath] = {
-    "build": ("engine", "calibration", "quant_mode"),
-    "compile": ("backend", "quantize", "calibrate_mode"),
+# The names that the compiler has for methods.
+COMPILER_METHODS: dict[type[Method], str] = {
+    MinMax: "max",
+    Percentile: "percentile",
+    Kl: "kl_divergence",
+    Mse: "mse",
 }
 
 
@@ -54,17 +55,15 @@ class CompilerSettings:
 
     def compile_options(self) -> dict[str, Any]:
         """Return the options of the compile step as in the file."""
-        given = {"cluster_mode": self.cluster_mode, "data_transport_mode": self.data_transport_mode}
-        return {key: value for key, value in given.items() if value is not None}
+        return _given(cluster_mode=self.cluster_mode, data_transport_mode=self.data_transport_mode)
 
     def calibration_options(self) -> dict[str, Any]:
         """Return the options of the calibration as in the file."""
-        given: dict[str, Any] = {
-            "skip_matmul_layers": sorted(set(self.skip_matmul_layers)) or None,
-            "calibrate_chunk_by": self.calibrate_chunk_by,
-            "overflow_adaptive": 1 if self.overflow_adaptive else None,
-        }
-        return {key: value for key, value in given.items() if value is not None}
+        return _given(
+            skip_matmul_layers=sorted(set(self.skip_matmul_layers)) or None,
+            calibrate_chunk_by=self.calibrate_chunk_by,
+            overflow_adaptive=1 if self.overflow_adaptive else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -137,45 +136,51 @@ def write_build_file(build: Build, int8: Int8 | None) -> BuildFile:
         ConfigError: the settings of an fp16 build have calibration options.
     """
     settings, notes = build.settings, tuple[str, ...]()
-    spec = BuildSpec(
-        name=build.name,
-        source=Source(
+    backend = _given(type="tvm_vacc", dtype="fp16", compile=settings.compile_options() or None)
+    spec: dict[str, Any] = {
+        "name": build.name,
+        "frontend": _given(
             checkpoint=build.checkpoint,
-            framework=framework_of(build.checkpoint),
+            type=framework_of(build.checkpoint),
             dtype="fp32" if build.dialect == "compile" else None,  # the build dialect has no key for it
-            inputs={build.input_name: list(build.input_shape)},
+            shape={build.input_name: list(build.input_shape)},
         ),
-        backend="vacc",
-        precision="fp16",
-        compile_options=settings.compile_options(),
-        head=Head(type="softmax") if build.softmax else None,
-        workspace=Workspace(path=build.workspace),
-    )
+        "graph": {"extra_ops": {"type": "softmax"}} if build.softmax else {},
+        "backend": backend,
+        "workspace": {"path": build.workspace},
+    }
     if int8 is None:
         if unused := list(settings.calibration_options()):
             what = f"an fp16 build has no calibration for {', '.join(unused)}"
             raise ConfigError(what, fix="remove it, or build int8")
         return _rendered(spec, build.dialect, notes)
-    ops: list[dict[str, Any]] | None = None
-    if int8.data.suffix.lower() != TENSORS:
+    data = int8.data
+    spec["dataset"] = {"path": data.path, "sampler": {"suffix": data.suffix, "get_data_num": data.count}, "type": "tvm"}
+    if data.suffix.lower() != TENSORS:
         written = ops_from_pipeline(int8.pipeline)
-        ops, notes = list(written.ops), written.notes
-    calibration = CalibrationSpec(
-        method=vendor_method(int8.method),
-        fraction=int8.method.fraction if isinstance(int8.method, Percentile) else None,
-        per_channel=int8.per_channel,
+        spec["dataset"]["process_ops"], notes = list(written.ops), written.notes
+    backend["dtype"] = "int8"
+    backend["quantize"] = settings.calibration_options() | _given(
+        calibrate_mode=vendor_method(int8.method),
+        calibrate_range=int8.method.fraction if isinstance(int8.method, Percentile) else None,
+        quantize_per_channel=int8.per_channel,
         weight_scale=int8.weight_scale,
         skip_conv_layers=sorted(set(int8.skip_conv_layers)) or None,
-        options=settings.calibration_options(),
     )
-    data = CalibrationData(path=int8.data.path, suffix=int8.data.suffix, count=int8.data.count, ops=ops)
     if build.dialect == "build" and isinstance(int8.method, Mse):
         notes += ("quant_mode: mse is known only in the compile dialect",)
-    spec = spec.model_copy(update={"precision": "int8", "calibration": calibration, "data": data})
     return _rendered(spec, build.dialect, notes, int8.data_comment)
 
 
-def _rendered(spec: BuildSpec, dialect: Dialect, notes: tuple[str, ...], data_comment: str | None = None) -> BuildFile:
+def _given(**values: Any) -> dict[str, Any]:
+    """Return the values that are not None."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _rendered(
+    content: dict[str, Any], dialect: Dialect, notes: tuple[str, ...], data_comment: str | None = None
+) -> BuildFile:
+    spec = BuildSpec.model_validate(content)
     rendering = render(spec, dialect)
     notes += rendering.notes
     remarks = (f"For `vamc {dialect}`, written by quantkit.", *notes)
@@ -214,34 +219,30 @@ def file_shape(layout: Layout, channels: int, height: int, width: int) -> tuple[
 
 
 def vendor_method(method: Method) -> str:
-    """Return the vendor's name of a calibration method."""
-    match method:
-        case MinMax():
-            return "max"
-        case Percentile():
-            return "percentile"
-        case Kl():
-            return "kl_divergence"
-        case Mse():
-            return "mse"
-        case _:
-            assert_never(method)
+    """Return the vendor's name of a calibration method.
+
+    Raises:
+        ConfigError: the compiler has no such method.
+    """
+    if type(method) not in COMPILER_METHODS:
+        known = ", ".join(COMPILER_METHODS.values())
+        raise ConfigError(f"the compiler has no method {method_name(method)}", fix=f"it has {known}")
+    return COMPILER_METHODS[type(method)]
 
 
 def _comments(spec: BuildSpec, dialect: Dialect, data_comment: str | None) -> dict[KeyPath, str]:
     """Return comments on values."""
-    comments: dict[KeyPath, str] = {}
+    comments: dict[str, str] = {}
     if data_comment is not None:
-        comments["dataset", "path"] = data_comment
-    if spec.calibration is not None:
-        calibration = _METHOD_KEY[dialect][:-1]
-        comments[_METHOD_KEY[dialect]] = "calibration method of activations"
-        if spec.calibration.fraction is not None:
-            comments[*calibration, "calibrate_range"] = "fraction of values kept"
-        if spec.calibration.skip_conv_layers:
-            comments[*calibration, "skip_conv_layers"] = "left in float, counted from 0 in graph order"
-        if "skip_matmul_layers" in spec.calibration.options:
-            comments[*calibration, "skip_matmul_layers"] = "left in float, counted by the vendor's order"
-    if spec.data is not None and spec.data.ops is None:
-        comments["dataset", "sampler", "suffix"] = "preprocessed tensors"
-    return comments
+        comments["dataset.path"] = data_comment
+    if (quantize := spec.backend.quantize) is not None:
+        comments["backend.quantize.calibrate_mode"] = "calibration method of activations"
+        if quantize.calibrate_range is not None:
+            comments["backend.quantize.calibrate_range"] = "fraction of values kept"
+        if quantize.skip_conv_layers:
+            comments["backend.quantize.skip_conv_layers"] = "left in float, counted from 0 in graph order"
+        if quantize.skip_matmul_layers is not None:
+            comments["backend.quantize.skip_matmul_layers"] = "left in float, counted by the vendor's order"
+    if spec.dataset is not None and spec.dataset.process_ops is None:
+        comments["dataset.sampler.suffix"] = "preprocessed tensors"
+    return {place(key, dialect): comment for key, comment in comments.items()}

@@ -16,6 +16,7 @@ from quantkit.runs.outliers import set_without_outliers
 from quantkit.search.budget import FloatBudget
 from quantkit.targets import VACC
 from quantkit.vendors.vacc.card_preprocessing import card_warning
+from quantkit.vendors.vacc.write import COMPILER_METHODS
 from quantkit.workflows.backends import BackendFiles, QuantizedRun, TunedModel
 from quantkit.workflows.vacc.build_file import (
     ADVISED,
@@ -27,10 +28,11 @@ from quantkit.workflows.vacc.build_file import (
     build_of_run,
     build_rewritten,
     choices_of_run,
-    main_model,
+    models_for_card,
     signature_notes,
     write_vdsp,
 )
+from quantkit.workflows.vacc.moved_run import update_paths
 
 # Layers in float cost time on the card, so a search may use few of them.
 MAX_FLOAT_LAYERS = 3
@@ -68,7 +70,8 @@ class VaccBackend:
 
     def methods(self, candidates: Sequence[Method]) -> tuple[Method, ...]:
         """Leave out what the compiler cannot be told: other KL divergences than its own, and mse in a build file."""
-        known = [method for method in candidates if not isinstance(method, Kl) or method == Kl()]
+        known = [method for method in candidates if type(method) in COMPILER_METHODS]
+        known = [method for method in known if not isinstance(method, Kl) or method == Kl()]
         if self.options.dialect == "build":
             known = [method for method in known if not isinstance(method, Mse)]
         return tuple(known)
@@ -81,7 +84,7 @@ class VaccBackend:
         """
         folder, record, for_card = run.folder, run.folder.read(), run.target.name == VACC.name
         files, notes = [], []
-        for model in _models_with_build_file(record):
+        for model in models_for_card(record):
             path = folder.path / build_file_name(model)
             try:
                 build = build_of_run(folder, record, model, run.prepared, self.options)
@@ -125,6 +128,10 @@ class VaccBackend:
         warning = card_warning(record.pipeline)
         return BackendFiles((path,), (*named, *([] if warning is None else [warning])))
 
+    def update_paths(self, folder: RunFolder) -> tuple[Path, ...]:
+        """Put the present paths of models and images into the build files."""
+        return update_paths(folder, folder.read())
+
     def remove_files(self, folder: RunFolder, models: Collection[str]) -> None:
         """Remove the files of models that are removed from a run: their build files, and those of the whole run."""
         for name in (BUILD_FILE, ADVISED, CARD_SET, VDSP, *map(build_file_name, models)):
@@ -136,12 +143,6 @@ class VaccBackend:
         return replace(budget, layers=layers, convs_only=True)
 
 
-def _models_with_build_file(record: RunRecord) -> list[str]:
-    """Return the models for the card, and the one that ``vamc.yaml`` stands for; that of a search has its own plan."""
-    for_card = [name for name, made in record.quantized.items() if made.target == VACC.name and not made.is_tuned]
-    return list(dict.fromkeys((main_model(record), *for_card)))
-
-
 def _holds(path: Path, text: str) -> bool:
     return path.is_file() and path.read_bytes() == text.encode()
 
@@ -149,7 +150,7 @@ def _holds(path: Path, text: str) -> bool:
 def _write_card_set(folder: RunFolder, record: RunRecord, chosen: CalibrationSet | None) -> Path | None:
     """Write the set for a compiler that calibrates by itself, if one of its models is to be without outliers."""
     path = folder.path / CARD_SET
-    without = [name for name in _models_with_build_file(record) if not choices_of_run(record, name).keep_outliers]
+    without = [name for name in models_for_card(record) if not choices_of_run(record, name).keep_outliers]
     if not without or not record.set.outliers:
         path.unlink(missing_ok=True)
         return None

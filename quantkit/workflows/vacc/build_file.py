@@ -16,7 +16,7 @@ from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
 from quantkit.runs.folder import INT8, RunFolder, RunRecord
 from quantkit.runs.inputs import fp32_of_run
 from quantkit.targets import VACC, Target
-from quantkit.vendors.vacc.calibration_folder import CalibrationFolder, calibration_folder
+from quantkit.vendors.vacc.calibration_folder import CalibrationFolder
 from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
 from quantkit.vendors.vacc.write import (
     Build,
@@ -26,7 +26,6 @@ from quantkit.vendors.vacc.write import (
     Precision,
     WeightScale,
     file_shape,
-    read_image_input,
     write_build_file,
 )
 from quantkit.workflows.quantize_task import QuantizeOptions
@@ -117,7 +116,9 @@ def build_file_name(model: str) -> str:
     if model in (INT8, CARD_MODEL):
         return BUILD_FILE
     variant = model.removeprefix(f"{CARD_MODEL}-")
-    return f"{model}-{BUILD_FILE}" if variant == model else f"vamc-{variant}.yaml"
+    named = f"vamc-{variant}.yaml"
+    # `vamc advise` writes one of these names, and others end as the long form of another model's.
+    return f"{model}-{BUILD_FILE}" if variant == model or named == ADVISED or variant.endswith("vamc") else named
 
 
 def main_model(record: RunRecord) -> str:
@@ -150,15 +151,20 @@ def vamc_of_run(
     method: Method | None = None,
     per_channel: bool | None = None,
     skip_convs: Sequence[int] | None = None,
+    bias_correction: bool = True,
     options: VamcOptions | None = None,
 ) -> tuple[BuildFile, Pipeline]:
     """Return the build file of a run, and the run's preprocessing; nothing is written.
+
+    It is the file of the run's model for the card that has these options, with its fp32 model. Biases are corrected for
+    one set of options, so the file of others names the original model.
 
     Args:
         run: run folder.
         method: calibration method of the compiler; by default that of the run.
         per_channel: one weight scale per output channel; by default as in the run.
         skip_convs: indices of convolutions to leave in float; by default the layers that the run left.
+        bias_correction: name the fp32 model with corrected biases, if the run has one for these options.
         options: further options.
 
     Raises:
@@ -171,7 +177,7 @@ def vamc_of_run(
     record = folder.read()
     if options.precision == "fp16":
         shape = (1, record.pipeline.channels, *_size(record))
-        return _fp16(record.model.path, record.model.input, shape, options), record.pipeline
+        return fp16_build(record.model.path, record.model.input, shape, options), record.pipeline
     choices = choices_of_run(record)
     choices = replace(
         choices,
@@ -180,75 +186,41 @@ def vamc_of_run(
         left_out=choices.left_out if skip_convs is None else PlanOptions(skip_convs=tuple(skip_convs)),
     )
     made = plan(fp32_of_run(folder, record).prepared().model, choices.target, choices.left_out)
-    return _build_file(folder, record, main_model(record), choices.method, made, options), record.pipeline
+    model = _model_with(record, choices, options) if bias_correction else None
+    checkpoint = None if model is None else choices_of_run(record, model).checkpoint(folder)
+    build = _build_file(folder, record, model or main_model(record), choices.method, made, options, checkpoint)
+    if bias_correction and model is None and choices.corrected_fp32 is not None:
+        note = f"the biases of {choices.corrected_fp32} are corrected for other options: this file names the original"
+        build = replace(build, notes=(*build.notes, f"{note}; quantkit quantize --target vacc corrects them"))
+    return build, record.pipeline
 
 
-def vamc_of_model(
-    model: Path,
-    images: Path,
-    pipeline: Pipeline,
-    *,
-    method: Method,
-    per_channel: bool,
-    skip_convs: Sequence[int],
-    options: VamcOptions,
-) -> BuildFile:
-    """Return the build file of a model without a run; nothing is written.
-
-    Args:
-        model: fp32 ONNX model.
-        images: folder of calibration files; read unless the options give both suffix and count.
-        pipeline: preprocessing.
-        method: calibration method of the compiler.
-        per_channel: one weight scale per output channel.
-        skip_convs: indices of convolutions to leave in float.
-        options: further options.
-
-    Raises:
-        ModelError: the model cannot be read or has no image input.
-        ConfigError: the pipeline does not fit the model, or neither determines the input size.
-        CalibrationSetError: the folder is missing, or does not contain suitable files.
-    """
-    input_name, shape = read_image_input(model, pipeline)
-    if options.suffix is not None and options.count is not None:
-        data = CalibrationFolder(path=str(images), suffix=options.suffix, count=options.count)
-    else:
-        data = calibration_folder(images, suffix=options.suffix, count=options.count)
-    calibration = Int8(
-        pipeline=pipeline,
-        method=method,
-        data=data,
-        per_channel=per_channel,
-        weight_scale=options.weight_scale,
-        skip_conv_layers=skip_convs,
-    )
-    return write_build_file(_build(str(model), options.name or model.stem, input_name, shape, options), calibration)
+def models_for_card(record: RunRecord) -> list[str]:
+    """Return the models for the card, and the one that ``vamc.yaml`` stands for; that of a search has its own plan."""
+    for_card = [name for name, made in record.quantized.items() if made.target == VACC.name and not made.is_tuned]
+    return list(dict.fromkeys((main_model(record), *for_card)))
 
 
-def vamc_fp16(model: Path, pipeline: Pipeline | None, options: VamcOptions) -> BuildFile:
-    """Return the fp16 build file of a model without a run; nothing is written.
-
-    Args:
-        model: fp32 ONNX model.
-        pipeline: preprocessing, for free dimensions of the model; None if there are none.
-        options: further options.
-
-    Raises:
-        ModelError: the model cannot be read or has no image input.
-        ConfigError: the input size is not determined, the pipeline does not fit the model, or calibration options are
-            given.
-    """
-    input_name, shape = read_image_input(model, pipeline)
-    return _fp16(str(model), input_name, shape, options)
+def _model_with(record: RunRecord, wanted: CompilerOptions, options: VamcOptions) -> str | None:
+    """Return the run's model for the card with these options, None if it has none."""
+    if options.weight_scale not in (None, "power2" if wanted.power_of_two else "max"):
+        return None
+    for model in models_for_card(record):
+        made = choices_of_run(record, model)
+        if replace(made, corrected_fp32=None) == replace(wanted, corrected_fp32=None):
+            return model
+    return None
 
 
-def _fp16(model: str, input_name: str, shape: Sequence[int], options: VamcOptions) -> BuildFile:
+def fp16_build(model: str, input_name: str, shape: Sequence[int], options: VamcOptions) -> BuildFile:
+    """Return the fp16 build file of a model."""
     # The int8 model has the model's own name in the same workspace.
     name = options.name or f"{Path(model).stem}_fp16"
-    return write_build_file(_build(model, name, input_name, shape, options), None)
+    return write_build_file(compiler_build(model, name, input_name, shape, options), None)
 
 
-def _build(checkpoint: str, name: str, input_name: str, shape: Sequence[int], options: VamcOptions) -> Build:
+def compiler_build(checkpoint: str, name: str, input_name: str, shape: Sequence[int], options: VamcOptions) -> Build:
+    """Return what a build file says of the model and the compiler."""
     return Build(
         name=name,
         checkpoint=checkpoint,
@@ -346,7 +318,7 @@ def _build_file(
     images = options.calibration_folder or (folder.path / materialized).resolve()
     integer = {layer.node for layer in plan.layers}
     count = options.count or record.set.images - left_out
-    made_by = None if options.calibration_folder is not None else _materialize_command(folder, record, images, left_out)
+    made_by = None if options.calibration_folder is not None else materialize_command(folder, record, images, left_out)
     source = record.model.path if checkpoint is None else str(checkpoint.resolve())
     shape = file_shape(record.model.layout, record.pipeline.channels, *_size(record))
     calibration = Int8(
@@ -358,20 +330,22 @@ def _build_file(
         skip_conv_layers=[index for node, index in plan.conv_index.items() if node not in integer],
         data_comment=None if made_by is None else f"made by: {made_by}",
     )
-    name = (options.name or Path(record.model.path).stem) + _name_suffix(model)
-    build = write_build_file(_build(source, name, record.model.input, shape, options), calibration)
+    name = (options.name or Path(record.model.path).stem) + _name_suffix(record, model)
+    build = write_build_file(compiler_build(source, name, record.model.input, shape, options), calibration)
     if made_by is None or images.is_dir() or not plan.target.compiler_calibrates:
         return build
     return replace(build, notes=(*build.notes, f"the calibration folder {images.name} is not there yet: {made_by}"))
 
 
-def _name_suffix(model: str) -> str:
+def _name_suffix(record: RunRecord, model: str) -> str:
     """Return what a variant adds to the name of the compiled model: the compiler files builds by name."""
-    variant = model.removeprefix(CARD_MODEL).removeprefix("-")
-    return "" if model == INT8 or not variant else f"_{variant}"
+    if model in (INT8, CARD_MODEL):
+        return ""
+    variant = model.removeprefix(f"{CARD_MODEL}-")
+    return f"_{model}" if variant in record.quantized else f"_{variant}"
 
 
-def _materialize_command(folder: RunFolder, record: RunRecord, images: Path, left_out: int) -> str | None:
+def materialize_command(folder: RunFolder, record: RunRecord, images: Path, left_out: int) -> str | None:
     """Return the command that writes the images of a run for the compiler; None if its set is not a file."""
     manifest = folder.path / CARD_SET if left_out else Path(record.set.path)
     if not record.set.path:

@@ -44,7 +44,7 @@ class DeviceResults:
 
         >>> import quantkit
         >>> models = ["fp32", "card=card"]
-        >>> done = quantkit.evaluate_models(models, run="run", datalist="npz_datalist.txt")  # doctest: +SKIP
+        >>> done = quantkit.compare(models, run="run", datalist="npz_datalist.txt")  # doctest: +SKIP
     """
 
     def __init__(self, name: str, results: Path, datalist: Path) -> None:

@@ -25,9 +25,10 @@ from quantkit.evaluation.result import Delta, ModelResult
 from quantkit.graph.half_precision import half_model
 from quantkit.progress import NamedProgress, Progress, as_progress
 from quantkit.records import plain_fields
+from quantkit.runs.configuration import recorded_with
 from quantkit.runs.folder import FP32
 from quantkit.vendors.vacc.vdsp import in_half
-from quantkit.workflows.compare import evaluate_models
+from quantkit.workflows.compare import compare
 from quantkit.workflows.presets import PresetSource, preprocessing_of
 from quantkit.workflows.vacc.build_file import choices_of_run
 from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER, CompilerSimulator
@@ -141,7 +142,7 @@ def error_breakdown(
     Args:
         run: run folder of `calibrate`; the int8 step uses its method and its layers left in float.
         images: evaluation images; by default the folder of the calibration set without the set.
-        pipeline: preprocessing of the start, as for `evaluate_models`; by default that of the run.
+        pipeline: preprocessing of the start, as for `compare`; by default that of the run.
         runtime: the vendor's program that defines the preprocessing of the first step.
         threads: number of worker threads; one per processor by default.
         progress: receives the progress.
@@ -163,7 +164,7 @@ def error_breakdown(
         simulator.run.prepared.save(half_model(simulator.run.prepared.model), half)
         simulator.write(choices_of_run(simulator.run.record), int8)
         evaluate = partial(
-            evaluate_models,
+            compare,
             [FP32, half, int8],
             run=run,
             images=images,
@@ -171,7 +172,8 @@ def error_breakdown(
             threads=threads,
             progress=NamedProgress(as_progress(progress), "breaking down the error"),
         )
-        here, card = (evaluate(pipeline=one) for one in (own, card_pipeline(own, runtime)))
+        with recorded_with("compare", None):
+            here, card = (evaluate(pipeline=one) for one in (own, card_pipeline(own, runtime)))
     start, *changed = here.answers
     on_device = card.answers
     path = [start, *on_device]
@@ -181,9 +183,9 @@ def error_breakdown(
         for index, name in enumerate(("preprocessing", FP16, "int8"))
     ]
     count = len(start.predictions)
-    reference = here.comparison.reference
+    reference = here.reference
     assert reference.top1 is not None
-    notes = (RUNTIMES[runtime], *NOTES, *here.comparison.warnings)
+    notes = (RUNTIMES[runtime], *NOTES, *here.warnings)
     return ErrorBreakdown(images=count, top1=reference.top1, steps=tuple(steps), notes=notes)
 
 

@@ -16,21 +16,23 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.config.method import Kl, MinMax, Mse, Percentile, method_name
-from quantkit.engine.scores import score_sqnr_db, scores_of
+from quantkit.engine.scores import scores_of
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
 from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.result import PERCENT, Comparison, ModelResult
+from quantkit.evaluation.score_sqnr import score_sqnr_db
 from quantkit.files import write_text
 from quantkit.graph.qdq.plan import Plan
 from quantkit.progress import NamedProgress, Progress, as_progress
 from quantkit.ptq.run_correction import images_of
+from quantkit.runs.configuration import recorded_with
 from quantkit.runs.folder import FP32
 from quantkit.runs.inputs import model_inputs
 from quantkit.types import BoolArray
 from quantkit.vendors.vacc.write import BuildFile, WeightScale, vendor_method
-from quantkit.workflows.compare import Evaluation, evaluate_models
+from quantkit.workflows.compare import ModelComparison, compare
 from quantkit.workflows.vacc.build_file import ADVISED, CompilerOptions, VamcOptions, choices_of_run, vamc_of_run
 from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER, CompilerSimulator
 
@@ -155,7 +157,7 @@ def advise(
         options: further options of the build file; its weight scale is set by the search.
         threads: number of worker threads; one per processor by default.
         progress: receives the progress.
-        evaluated: what is evaluated: ``images``, ``labels``, ``names``, ``exclude`` and ``limit`` of `evaluate_models`.
+        evaluated: what is evaluated: ``images``, ``labels``, ``names``, ``exclude`` and ``limit`` of `compare`.
 
     Raises:
         UsageError: this is not a run folder, or there is only one evaluation image.
@@ -171,7 +173,7 @@ def advise(
     simulator = CompilerSimulator.of_run(run)
     threads = threads or default_threads()
     evaluate = partial(
-        evaluate_models,
+        compare,
         run=run,
         drift_images=0,
         threads=threads,
@@ -181,7 +183,7 @@ def advise(
     base = choices_of_run(simulator.run.record)
     candidates, evaluation = _try(simulator, list(_combinations(base)), evaluate)
     best = _most_agreeing(candidates)
-    notes = list(evaluation.comparison.warnings)
+    notes = list(evaluation.warnings)
     sensitivities: tuple[ConvSensitivity, ...] = ()
     if skips and _agreement(best) < AGREES_ENOUGH:
         sensitivities = sensitivities_of(simulator, best.choices, threads=threads)
@@ -194,7 +196,7 @@ def advise(
     path = out or run / ADVISED
     build, command = _build(run, best, path, replace(options, weight_scale=best.weight_scale))
     write_text(path, build.text)
-    count = len(evaluation.images.names)
+    count = evaluation.images
     return Advice(
         images=(count - count // 2, count // 2),
         candidates=tuple(candidates),
@@ -278,16 +280,17 @@ def _skipping(choices: CompilerOptions, convs: Sequence[int]) -> CompilerOptions
 
 
 def _try(
-    simulator: CompilerSimulator, trials: Sequence[CompilerOptions], evaluate: Callable[..., Evaluation]
-) -> tuple[list[Candidate], Evaluation]:
+    simulator: CompilerSimulator, trials: Sequence[CompilerOptions], evaluate: Callable[..., ModelComparison]
+) -> tuple[list[Candidate], ModelComparison]:
     """Run the int8 models of all trials over the images, and compare them on each split."""
     with tempfile.TemporaryDirectory(prefix="quantkit-advise-") as folder:
         paths = [
             simulator.write(choices, Path(folder) / f"candidate{index}.onnx") for index, choices in enumerate(trials)
         ]
-        evaluation = evaluate([FP32, *paths])
-    if len(evaluation.images.names) < 2:
-        raise UsageError("needs at least two images", where=evaluation.images.root, fix="give more images")
+        with recorded_with("compare", None):
+            evaluation = evaluate([FP32, *paths])
+    if evaluation.images < 2:
+        raise UsageError("needs at least two images", where=evaluation.source.root, fix="give more images")
     selection, holdout_images = (_half(evaluation.answers, start) for start in (0, 1))
     reference, *answers = (answer.predictions.top1[::2] for answer in evaluation.answers)
     rows = zip(trials, selection.candidates, holdout_images.candidates, answers, strict=True)
@@ -331,7 +334,12 @@ def _build(run: Path, best: Candidate, out: Path, options: VamcOptions) -> tuple
     """Return the build file of the best options, and the command that writes the same file."""
     choices = best.choices
     build, _ = vamc_of_run(
-        run, method=choices.method, per_channel=choices.per_channel, skip_convs=best.skip_convs, options=options
+        run,
+        method=choices.method,
+        per_channel=choices.per_channel,
+        skip_convs=best.skip_convs,
+        bias_correction=False,  # as the candidates were simulated
+        options=options,
     )
     words = ["quantkit", "vamc", "write", "--run", str(run), "--method", method_name(choices.method)]
     if isinstance(choices.method, Percentile):
@@ -339,7 +347,7 @@ def _build(run: Path, best: Candidate, out: Path, options: VamcOptions) -> tuple
     words += ["--per-channel" if choices.per_channel else "--per-tensor", "--weight-scale", best.weight_scale]
     for conv in best.skip_convs:
         words += ["--skip-conv", str(conv)]
-    words += ["--dialect", options.dialect]
+    words += ["--no-bias-correction", "--dialect", options.dialect]
     if options.calibration_folder is not None:
         words += ["--calibration-folder", str(options.calibration_folder)]
     return build, shlex.join([*words, "--out", str(out)])

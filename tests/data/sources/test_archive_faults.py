@@ -95,7 +95,7 @@ MEMBERS: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("case", MEMBERS)
-def test_bad_member_is_named_and_refused_or_left_out(case: str, tmp_path: Path) -> None:
+def test_archive_bad_member_is_named_and_refused_or_left_out(case: str, tmp_path: Path) -> None:
     write, message = MEMBERS[case]
     path = write(tmp_path)
     with pytest.raises(CalibrationSetError, match=rf"a\.(tar|zip): .*({message}).*--skip-damaged"):
@@ -107,7 +107,7 @@ def test_bad_member_is_named_and_refused_or_left_out(case: str, tmp_path: Path) 
     assert warning.startswith("left out ")
 
 
-def test_bomb_beyond_the_size_its_directory_says_is_refused_while_unpacking(tmp_path: Path) -> None:
+def test_zip_bomb_is_refused_while_unpacking(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip", {"bad.bmp": bytes(1 << 20)})
     data = bytearray(path.read_bytes())
     struct.pack_into("<I", data, data.rindex(b"PK\x01\x02") + 24, 1000)
@@ -132,7 +132,7 @@ def test_zip_whose_directory_points_elsewhere_is_named(tmp_path: Path) -> None:
         open_source(path).by_name["bad.png"].read()
 
 
-def test_truncated_zip_is_refused_whole(tmp_path: Path) -> None:
+def test_zip_truncated_is_refused_whole(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip", PICTURES)
     path.write_bytes(path.read_bytes()[:-40])
     for skip in (False, True):
@@ -141,7 +141,7 @@ def test_truncated_zip_is_refused_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [513, 1024, 1700, 2048])
-def test_truncated_tar_is_named_and_its_beginning_used_if_asked(cut: int, tmp_path: Path) -> None:
+def test_tar_truncated_is_named_and_its_beginning_used_if_asked(cut: int, tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", PICTURES)
     path.write_bytes(path.read_bytes()[: 2 * 1024 + cut])  # two members of 1024 bytes each, and a part
     with pytest.raises(CalibrationSetError, match=r"a\.tar: .*(truncated|are left).*after [234] images"):
@@ -177,11 +177,13 @@ def test_tar_with_an_impossible_size_is_refused(size: bytes, tmp_path: Path) -> 
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
     (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(1024))
-    with pytest.raises(CalibrationSetError, match=r"invalid size|not a number|are left of the archive"):
+    with pytest.raises(
+        CalibrationSetError, match=r"invalid (size|header|offset)|not a tar archive|are left of the archive"
+    ):
         open_source(tmp_path / "a.tar")
 
 
-def test_damaged_gzip_is_named(tmp_path: Path) -> None:
+def test_tar_damaged_gzip_is_named(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar.gz", PICTURES, mode="w:gz")
     path.write_bytes(path.read_bytes()[:-700])
     with pytest.raises(CalibrationSetError, match=r"a\.tar\.gz: .*compression is damaged"):
@@ -189,7 +191,7 @@ def test_damaged_gzip_is_named(tmp_path: Path) -> None:
     assert 0 < len(open_source(path, skip_damaged=True)) < len(PICTURES)
 
 
-def test_compressed_tar_beyond_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tar_compressed_beyond_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quantkit.data.sources.tar.MAX_IN_MEMORY", 1000)
     path = write_tar(tmp_path / "a.tar.gz", PICTURES, mode="w:gz")
     with pytest.raises(CalibrationSetError, match="a compressed tar is read into memory"):
@@ -206,7 +208,7 @@ def test_compressed_tar_beyond_memory_is_refused(tmp_path: Path, monkeypatch: py
         ("a.bin", b"\0" * 600, "neither a folder of images nor a tar, zip or parquet file"),
     ],
 )
-def test_what_is_no_archive_is_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+def test_archive_other_content_is_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CalibrationSetError, match=message):
         open_source(tmp_path / name)
@@ -218,7 +220,7 @@ def test_archive_without_images_says_so(tmp_path: Path) -> None:
         open_source(path)
 
 
-def test_missing_shard_in_the_middle_is_named_and_the_rest_used_if_asked(tmp_path: Path) -> None:
+def test_shards_missing_one_is_named_and_rest_used_if_asked(tmp_path: Path) -> None:
     write_webdataset(tmp_path, PICTURES)[1].unlink()
     pattern = str(tmp_path / "data-{000000..000002}.tar")
     with pytest.raises(CalibrationSetError, match=r"data-000001\.tar: the shard is missing"):
@@ -228,13 +230,13 @@ def test_missing_shard_in_the_middle_is_named_and_the_rest_used_if_asked(tmp_pat
     assert "data-000001.tar: the shard is missing" in rest.warnings[0]
 
 
-def test_gap_between_shards_of_a_glob_is_named(tmp_path: Path) -> None:
+def test_shards_gap_in_glob_is_named(tmp_path: Path) -> None:
     write_webdataset(tmp_path, PICTURES)[1].unlink()
     with pytest.raises(CalibrationSetError, match=r"number 1 is missing between its 2 shards"):
         open_source(str(tmp_path / "data-*.tar"))
 
 
-def test_truncated_shard_is_named_among_others(tmp_path: Path) -> None:
+def test_shards_truncated_one_is_named(tmp_path: Path) -> None:
     shard = write_webdataset(tmp_path, PICTURES)[2]
     shard.write_bytes(shard.read_bytes()[:3000])
     with pytest.raises(CalibrationSetError, match=r"data-000002\.tar"):
@@ -242,31 +244,31 @@ def test_truncated_shard_is_named_among_others(tmp_path: Path) -> None:
     assert len(open_source(str(tmp_path / "data-*.tar"), skip_damaged=True)) >= 4
 
 
-def test_pattern_without_a_file_says_so(tmp_path: Path) -> None:
+def test_shards_pattern_without_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CalibrationSetError, match=r"no file matches"):
         open_source(str(tmp_path / "none-*.tar"))
 
 
 @pytest.mark.parametrize("pattern", ["data-{5..3}.tar", "data-{0..99999999}.tar", "{0..999}{0..999}.tar"])
-def test_impossible_range_of_shards_is_refused(pattern: str, tmp_path: Path) -> None:
+def test_shards_impossible_range_is_refused(pattern: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"invalid range of shards|shards; give at most"):
         open_source(str(tmp_path / pattern))
 
 
 @pytest.mark.parametrize("content", [b"", b"cat", b"-1", b"1.5", b"1" * 40])
-def test_class_member_without_a_class_index_is_named(content: bytes, tmp_path: Path) -> None:
+def test_archive_class_member_without_index_is_named(content: bytes, tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {"a.png": ONE, "a.cls": content})
     with pytest.raises(LabelError, match=r"a\.tar: a\.cls: .*(class index)"):
         open_source(path)
 
 
-def test_image_without_class_member_is_named(tmp_path: Path) -> None:
+def test_archive_image_without_class_member_is_named(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {"a.png": ONE, "a.cls": b"1", "b.png": ONE})
     with pytest.raises(LabelError, match=r"1 of 2 images have no \.cls member: .*b\.png"):
         open_source(path)
 
 
-def test_image_without_class_member_is_left_out_if_asked(tmp_path: Path) -> None:
+def test_archive_image_without_class_member_is_left_out_if_asked(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {"a.png": ONE, "a.cls": b"1", "b.png": ONE})
     rest = open_source(path, skip_damaged=True)
     assert rest.names == ("a.png",)

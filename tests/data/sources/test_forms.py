@@ -96,14 +96,14 @@ def test_find_labelled_images_any_form_same_names_labels_and_bytes(place: Path |
     assert [item.digest() for item in found.items] == [hashlib.sha256(data).hexdigest() for data in PICTURES.values()]
 
 
-def test_items_of_any_form_are_read_in_any_order(place: Path | str) -> None:
+def test_source_items_of_any_form_are_read_in_any_order(place: Path | str) -> None:
     found = find_images(place)
     for index in np.random.default_rng(0).permutation(len(found)):
         item = found.items[index]
         assert item.read() == PICTURES[_name(item.id)]
 
 
-def test_fingerprints_of_any_form_are_distinct_and_stay(place: Path | str) -> None:
+def test_source_fingerprints_of_any_form_are_distinct_and_stay(place: Path | str) -> None:
     first, second = ([item.fingerprint() for item in find_images(place).items] for _ in range(2))
     assert first == second
     assert len(set(first)) == len(PICTURES)
@@ -119,14 +119,14 @@ def test_calibration_set_of_any_form_is_saved_loaded_and_verified(place: Path | 
     assert [item.digest() for item in loaded.items] == [image.sha256 for image in chosen.images]
 
 
-def test_overlap_of_any_form_with_a_set_from_a_folder(place: Path | str, tmp_path: Path) -> None:
+def test_overlap_of_any_form_with_set_from_folder_is_found(place: Path | str, tmp_path: Path) -> None:
     chosen = build_calibration_set(write_folder(tmp_path / "original", PICTURES), count=6, seed=3)
     names = {image.name for image in chosen.images}
     found = find_images(place)
     assert overlap(chosen, found.items) == [index for index, name in enumerate(found.names) if _name(name) in names]
 
 
-def test_set_from_a_folder_is_rebuilt_from_tar_and_zip_with_equal_digest(tmp_path: Path) -> None:
+def test_rebuild_set_from_tar_and_zip_has_equal_digest(tmp_path: Path) -> None:
     chosen = build_calibration_set(write_folder(tmp_path / "zoo", PICTURES), count=6, seed=3)
     for place in (write_tar(tmp_path / "zoo.tar", PICTURES), write_zip(tmp_path / "zoo.zip", PICTURES)):
         rebuilt = rebuild_calibration_set(chosen, place)
@@ -161,7 +161,7 @@ def test_manifest_of_a_removed_image_names_it(tmp_path: Path) -> None:
     assert (left.name, left.why) == (gone, "there is no such image in it")
 
 
-def test_changed_archive_changes_fingerprints(tmp_path: Path) -> None:
+def test_source_changed_archive_changes_fingerprints(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "zoo.tar", PICTURES)
     before = [item.fingerprint() for item in find_images(path).items]
     write_tar(path, {**PICTURES, "fox/0.png": PICTURES["cat/0.png"]})
@@ -200,14 +200,14 @@ def test_label_file_goes_before_the_labels_of_a_source(tmp_path: Path) -> None:
     assert found.labels.tolist() == [7 - label for label in labels_of(PICTURES)]
 
 
-def test_own_source_of_own_items_is_taken(tmp_path: Path) -> None:
+def test_open_source_own_source_is_returned(tmp_path: Path) -> None:
     items = find_images(write_tar(tmp_path / "zoo.tar", PICTURES)).items
     own = ImageSource("a database", items[:3], np.array([0, 1, 2]))
     assert find_labelled_images(own) is own
     assert open_source(own) is own
 
 
-def test_items_of_archives_travel_to_another_process(tmp_path: Path) -> None:
+def test_source_items_of_archives_are_pickled(tmp_path: Path) -> None:
     import pickle
 
     for path in (

@@ -46,7 +46,7 @@ def test_parquet_without_the_columns_names_those_it_has(made: Any, message: str,
 
 
 @pytest.mark.parametrize("null", [None, {"bytes": None, "path": "x.png"}], ids=["struct", "bytes"])
-def test_null_image_is_named_by_row_and_left_out_if_asked(null: Any, tmp_path: Path) -> None:
+def test_parquet_null_image_is_named_by_row_and_left_out_if_asked(null: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", [*ROWS[:3], null, *ROWS[4:]])
     with pytest.raises(CalibrationSetError, match=r"a\.parquet: row 3: the row has no image \(null\)"):
         open_source(path)
@@ -57,7 +57,7 @@ def test_null_image_is_named_by_row_and_left_out_if_asked(null: Any, tmp_path: P
     assert [item.read() for item in rest.items] == [row["bytes"] for row in [*ROWS[:3], *ROWS[4:]]]
 
 
-def test_null_label_is_named_by_row(tmp_path: Path) -> None:
+def test_parquet_null_label_is_named_by_row(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"a\.parquet: row 4: the row has no label \(null\)"):
         open_source(write(tmp_path / "a.parquet", ROWS, [0, 0, 1, 1, None, 2]))
 
@@ -70,19 +70,19 @@ def test_null_label_is_named_by_row(tmp_path: Path) -> None:
         ([0, -1, 0, 0, 0, 0], r"row 1: the row has no label \(-1\), and others have"),
     ],
 )
-def test_labels_that_are_no_class_indices_are_named(labels: Any, message: str, tmp_path: Path) -> None:
+def test_parquet_labels_that_are_no_class_indices_are_named(labels: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=message):
         open_source(write(tmp_path / "a.parquet", ROWS, labels))
 
 
-def test_test_split_without_labels_is_read_as_unlabelled(tmp_path: Path) -> None:
+def test_parquet_test_split_without_labels_is_read_as_unlabelled(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", ROWS, [-1] * 6)
     assert open_source(path).labels is None
     with pytest.raises(LabelError, match="no labels"):
         find_labelled_images(path)
 
 
-def test_undecodable_bytes_are_left_out_of_a_set_and_of_an_evaluation_if_asked(tmp_path: Path) -> None:
+def test_parquet_undecodable_image_is_left_out_if_asked(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", [*ROWS[:1], {"bytes": b"rubbish", "path": "cat_1.png"}, *ROWS[2:]])
     chosen = build_calibration_set(path, count=5)
     assert [(left.name, left.why[:12]) for left in chosen.left_out] == [("cat_1.png", "not an image")]
@@ -92,7 +92,7 @@ def test_undecodable_bytes_are_left_out_of_a_set_and_of_an_evaluation_if_asked(t
     assert "row 1 (cat_1.png): not an image" in rest.warnings[0]
 
 
-def test_huge_row_group_is_refused_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_huge_row_group_is_refused_with_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet_file, "MAX_ROW_GROUP_BYTES", 100)
     item = open_source(write(tmp_path / "a.parquet", ROWS)).items[3]
     with pytest.raises(
@@ -102,7 +102,7 @@ def test_huge_row_group_is_refused_with_the_remedy(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])
-def test_truncated_file_is_named_and_the_others_used_if_asked(keep: float, tmp_path: Path) -> None:
+def test_parquet_truncated_file_is_named_and_others_used_if_asked(keep: float, tmp_path: Path) -> None:
     for shard in range(3):
         write_parquet(tmp_path / f"val-{shard:05d}-of-00003.parquet", PICTURES, path_of=lambda _: None)
     cut = tmp_path / "val-00001-of-00003.parquet"
@@ -114,14 +114,14 @@ def test_truncated_file_is_named_and_the_others_used_if_asked(keep: float, tmp_p
     assert rest.names[6] == "val-00002-of-00003-000000.png"
 
 
-def test_missing_file_of_a_numbered_set_is_named(tmp_path: Path) -> None:
+def test_parquet_missing_file_of_numbered_set_is_named(tmp_path: Path) -> None:
     for shard in (0, 2):
         write_parquet(tmp_path / f"val-{shard:05d}-of-00003.parquet", PICTURES)
     with pytest.raises(CalibrationSetError, match=r"1 shards are missing, .*val-00001-of-00003\.parquet first"):
         open_source(tmp_path)
 
 
-def test_files_of_different_classes_are_refused(tmp_path: Path) -> None:
+def test_parquet_files_of_different_classes_are_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", PICTURES)
     write_parquet(tmp_path / "b.parquet", PICTURES, classes=("dog", "cat", "emu"))
     with pytest.raises(LabelError, match="the files have different classes"):
@@ -136,7 +136,7 @@ def test_parquet_and_archives_mixed_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metadata", [b"{", b"[]", b'{"info": {"features": {"label": {"names": [1]}}}}', b"\xff"])
-def test_damaged_metadata_of_hugging_face_gives_no_class_names(metadata: bytes, tmp_path: Path) -> None:
+def test_parquet_damaged_metadata_gives_no_class_names(metadata: bytes, tmp_path: Path) -> None:
     made = table(PICTURES).replace_schema_metadata({"huggingface": metadata})
     pyarrow.parquet.write_table(made, tmp_path / "a.parquet")
     assert open_source(tmp_path / "a.parquet").class_names == {}

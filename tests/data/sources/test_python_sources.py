@@ -123,7 +123,7 @@ def test_preprocess_leaves_ready_arrays_as_they_are() -> None:
     np.testing.assert_array_equal(out, ARRAYS[2])
 
 
-def test_encoded_images_of_an_iterable_have_the_digests_of_the_files(tmp_path: Path) -> None:
+def test_iterable_of_encoded_images_has_digests_of_files(tmp_path: Path) -> None:
     images = pictures(2)
     found = open_source(list(zip(images.values(), labels_of(images), strict=True)))
     assert found.array_shape is None
@@ -131,13 +131,13 @@ def test_encoded_images_of_an_iterable_have_the_digests_of_the_files(tmp_path: P
     assert [item.digest() for item in found.items] == [item.digest() for item in folder.items]
 
 
-def test_balanced_set_of_arrays_is_drawn_by_class() -> None:
+def test_arrays_balanced_set_is_drawn_by_class() -> None:
     chosen = build_calibration_set((ARRAYS, LABELS), count=6)
     assert chosen.per_class == {0: 2, 1: 2, 2: 2}
     assert [item.digest() for item in chosen.items] == [image.sha256 for image in chosen.images]
 
 
-def test_manifest_of_arrays_is_loaded_and_needs_them_again(tmp_path: Path) -> None:
+def test_arrays_manifest_needs_them_again(tmp_path: Path) -> None:
     build_calibration_set((ARRAYS, LABELS), count=6).save(tmp_path / "set.csv")
     loaded = CalibrationSet.load(tmp_path / "set.csv")
     with pytest.raises(CalibrationSetError, match="the images were in memory and not in a file; give them again"):
@@ -145,7 +145,7 @@ def test_manifest_of_arrays_is_loaded_and_needs_them_again(tmp_path: Path) -> No
     assert CalibrationSet.load(tmp_path / "set.csv", images=(ARRAYS, LABELS)).verify() == ()
 
 
-def test_whole_source_keeps_the_order_and_refuses_an_image_twice() -> None:
+def test_arrays_whole_source_keeps_order_and_refuses_repeats() -> None:
     assert [image.name for image in whole_source(open_source(ARRAYS)).images][:2] == ["image-000000", "image-000001"]
     with pytest.raises(CalibrationSetError, match="image 3: the image is identical to image-000001"):
         whole_source(open_source(ARRAYS[[0, 1, 2, 1]]))
@@ -198,12 +198,12 @@ def _nan(value: float) -> Any:
         ([(ARRAYS[:4], LABELS[:3])], LabelError, "item 0: 3 labels for 4 images"),
     ],
 )
-def test_wrong_arrays_are_named_with_their_position(given: Any, error: type[QuantkitError], message: str) -> None:
+def test_arrays_wrong_ones_are_named_with_position(given: Any, error: type[QuantkitError], message: str) -> None:
     with pytest.raises(error, match=message):
         open_source(given)
 
 
-def test_nan_in_one_large_array_is_named_when_it_is_read() -> None:
+def test_arrays_nan_is_named_when_read() -> None:
     arrays = ARRAYS.copy()
     arrays[7, 0, 0, 0] = np.nan
     items = open_source(arrays).items
@@ -265,12 +265,12 @@ def test_loader_that_gives_others_the_second_time_is_named(
 
 
 @pytest.mark.parametrize("limit", [0, -1])
-def test_limit_below_one_is_refused(limit: int) -> None:
+def test_iterable_limit_below_one_is_refused(limit: int) -> None:
     with pytest.raises(UsageError, match=f"invalid number of images {limit}"):
         open_source(iter(ARRAYS), limit=limit)
 
 
-def test_reader_with_two_inputs_is_refused() -> None:
+def test_loader_with_two_inputs_is_refused() -> None:
     class Two(Reader):
         def get_next(self) -> Any:
             return {"a": ARRAYS[:1], "b": ARRAYS[:1]}
@@ -279,7 +279,7 @@ def test_reader_with_two_inputs_is_refused() -> None:
         open_source(Two())  # type: ignore[arg-type]
 
 
-def test_torch_data_loader_and_data_set(tmp_path: Path) -> None:
+def test_torch_data_loader_and_data_set_are_read(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs quantkit[torch]")
     data = torch.utils.data.TensorDataset(torch.from_numpy(ARRAYS), torch.from_numpy(LABELS))
     for given in (data, torch.utils.data.DataLoader(data, batch_size=4)):

@@ -87,7 +87,7 @@ def _large(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", ["a.tar", "a.zip", "a.parquet"])
-def test_archives_over_http_are_read_by_ranges(form: str, server: str, tmp_path: Path) -> None:
+def test_remote_archives_are_read_by_ranges(form: str, server: str, tmp_path: Path) -> None:
     {"a.tar": write_tar, "a.zip": write_zip, "a.parquet": write_parquet}[form](tmp_path / form, PICTURES)  # type: ignore[operator]
     found = find_labelled_images(f"{server}/{form}")
     assert [item.read() for item in found.items] == list(PICTURES.values())
@@ -103,7 +103,7 @@ def test_archives_over_http_are_read_by_ranges(form: str, server: str, tmp_path:
         ("no ranges", r"the server does not support range requests"),
     ],
 )
-def test_server_that_stops_half_way_is_named(
+def test_remote_server_that_stops_half_way_is_named(
     fault: str, message: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _large(tmp_path / "a.tar")
@@ -113,7 +113,9 @@ def test_server_that_stops_half_way_is_named(
         item.read()
 
 
-def test_read_that_fails_once_is_tried_again(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_read_that_fails_once_is_tried_again(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     item = open_source(f"{server}/{_large(tmp_path / 'a.tar').name}").by_name["z/last.png"]
     answer, failures = Handler.do_GET, iter(["fails"])
 
@@ -127,9 +129,7 @@ def test_read_that_fails_once_is_tried_again(server: str, tmp_path: Path, monkey
     assert item.read() == next(iter(PICTURES.values()))
 
 
-def test_index_that_cannot_be_read_to_its_end_is_named(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_remote_index_cut_short_is_named(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _large(tmp_path / "a.tar")
     monkeypatch.setattr(Handler, "fault", "half")
     with pytest.raises(CalibrationSetError, match=r"a\.tar: reading stopped at byte \d+"):
@@ -138,7 +138,7 @@ def test_index_that_cannot_be_read_to_its_end_is_named(
     assert rest.names[:6] == tuple(PICTURES)
 
 
-def test_server_that_does_not_answer_in_time_is_named(
+def test_remote_server_that_does_not_answer_is_named(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     item = open_source(f"{server}/{_large(tmp_path / 'a.tar').name}").by_name["z/last.png"]
@@ -152,7 +152,7 @@ def test_server_that_does_not_answer_in_time_is_named(
 
 
 @pytest.mark.parametrize("url", ["{server}/none.tar", "{server}/none.parquet", "memory://none/a.zip"])
-def test_url_of_nothing_is_named(url: str, server: str) -> None:
+def test_remote_url_of_nothing_is_named(url: str, server: str) -> None:
     with pytest.raises(CalibrationSetError, match=r"none.*: cannot be read"):
         open_source(url.format(server=server))
 
@@ -160,19 +160,19 @@ def test_url_of_nothing_is_named(url: str, server: str) -> None:
 @pytest.mark.parametrize(
     "url", ["ftp://a/b.tar", "simplecache::memory://a.tar", "python://x/a.tar", "reference://a.tar"]
 )
-def test_protocol_that_is_not_read_is_refused(url: str) -> None:
+def test_remote_unknown_protocol_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="is not supported; give one of abfs"):
         open_source(url)
 
 
-def test_empty_folder_behind_a_url_is_named() -> None:
+def test_remote_empty_folder_is_named() -> None:
     fs = fsspec.filesystem("memory")
     fs.pipe("/empty-zoo/readme.txt", b"x")
     with pytest.raises(CalibrationSetError, match=r"memory://empty-zoo: no images found \(.*there is 1 \.txt\)"):
         open_source("memory://empty-zoo")
 
 
-def test_missing_remote_shard_is_named_and_the_rest_used_if_asked() -> None:
+def test_remote_missing_shard_is_named_and_rest_used_if_asked() -> None:
     fs = fsspec.filesystem("memory")
     for shard in (0, 2):
         fs.pipe(f"/gap/data-{shard}.tar", b"")
@@ -180,7 +180,7 @@ def test_missing_remote_shard_is_named_and_the_rest_used_if_asked() -> None:
         open_source("memory://gap/data-{0..2}.tar")
 
 
-def test_set_from_a_url_is_loaded_by_its_manifest(tmp_path: Path) -> None:
+def test_remote_set_is_loaded_by_its_manifest(tmp_path: Path) -> None:
     fs = fsspec.filesystem("memory")
     fs.put(str(write_folder(tmp_path / "zoo", PICTURES)), "/manifest-zoo", recursive=True)
     chosen = build_calibration_set("memory://manifest-zoo", count=3)
@@ -189,6 +189,6 @@ def test_set_from_a_url_is_loaded_by_its_manifest(tmp_path: Path) -> None:
     assert CalibrationSet.load(tmp_path / "set.csv").verify() == ()
 
 
-def test_url_given_as_a_path_says_to_give_text() -> None:
+def test_remote_url_given_as_path_is_refused() -> None:
     with pytest.raises(CalibrationSetError, match="there is no such folder; give a URL as a string, not as a Path"):
         open_source(Path("s3://bucket/val.tar"))

@@ -29,7 +29,7 @@ def found(text: str, *changes: Change, facts: OnnxFacts | None = None) -> list[F
     ]
 
 
-def test_good_files_are_clean() -> None:
+def test_check_good_files_have_no_findings() -> None:
     for text in (BUILD, LATER_BUILD):
         assert [f for f in check_document(changed(text), "build") if f.severity != "note"] == []
     (only,) = (f for f in check_document(changed(COMPILE), "compile") if f.severity != "note")
@@ -204,7 +204,7 @@ CASES: list[tuple[str, Sequence[Change], str, str, str | None]] = [
 
 
 @pytest.mark.parametrize(("text", "changes", "severity", "message", "fix"), CASES, ids=[case[3][:40] for case in CASES])
-def test_one_fault_gives_one_finding_on_its_line(
+def test_check_one_fault_gives_one_finding_on_its_line(
     text: str, changes: Sequence[Change], severity: str, message: str, fix: str | None
 ) -> None:
     findings = found(text, *changes)
@@ -220,20 +220,20 @@ def test_one_fault_gives_one_finding_on_its_line(
         assert word in near or near.strip().startswith("-") or "mean" in near or "std" in near, near
 
 
-def test_two_inputs_and_free_sides_say_nothing_of_the_picture() -> None:
+def test_check_two_inputs_or_free_sides_give_no_finding_on_picture() -> None:
     several = ("input.1: [1, 3, 224, 224]", "input.1: [1, 3, 1, 1]\n    mask: [1, 9]")
     assert found(COMPILE, several) == []
     assert found(COMPILE, ("input.1: [1, 3, 224, 224]", "input.1: [[1, 3, 9, 9], [1, 3, 99, 99]]")) == []
 
 
-def test_pictures_that_keep_their_aspect() -> None:
+def test_check_pictures_that_keep_aspect_are_accepted() -> None:
     letterbox = "size: [224, -1]\n    adaptive_side: long\n  - type: Pad\n    pad_to_square: true"
     assert found(COMPILE, ("size: [256, 256]", letterbox)) == []
     (finding,) = found(COMPILE, ("size: [256, 256]", letterbox.replace("224", "160")))
     assert "is larger than the image, [160, 160]" in finding.message
 
 
-def test_other_dialects_and_lists_of_nothing_do_no_harm() -> None:
+def test_check_empty_sections_give_findings_without_crash() -> None:
     for text in ("frontend: 3\nbackend: []\n", "model: {}\nengine:\n", "name: x\ngraph: {extra_ops: }\n"):
         document = Document.parse(text)
         assert all(finding.message for finding in check_document(document, dialect_of(document)))
@@ -253,7 +253,7 @@ FACTS = OnnxFacts(
         (("    # our own key", "    skip_conv_layers: [3, 4]"), "there is no convolution 4: the model has 4", "remove"),
     ],
 )
-def test_against_a_model(change: Change, message: str, fix: str | None) -> None:
+def test_check_against_model_names_differences(change: Change, message: str, fix: str | None) -> None:
     finding = next(f for f in found(COMPILE, change, facts=FACTS) if message in f.message)
     assert finding.severity == "error"
     assert fix is None or fix in (finding.fix or "")
@@ -270,7 +270,7 @@ def test_against_a_model(change: Change, message: str, fix: str | None) -> None:
         (None, {"out": (None, 10)}, None),
     ],
 )
-def test_opset_above_the_vendors_is_a_warning(
+def test_check_opset_above_vendor_is_a_warning(
     opset: int | None, outputs: dict[str, tuple[int | None, ...]], message: str | None
 ) -> None:
     facts = OnnxFacts(FACTS.inputs, outputs, 4, False, opset)
@@ -302,28 +302,26 @@ CAFFE = "div255: false\n    mean: [103.939, 116.779, 123.68]"
         ([("DecodeImage\n", "CustomFunc\n    func_name: f\n"), (MEAN, "mean: [0.406, 0.456, 0.485]")], None),
     ],
 )
-def test_mean_in_another_channel_order_than_the_picture_is_a_warning(
-    changes: Sequence[Change], message: str | None
-) -> None:
+def test_check_mean_in_other_channel_order_is_a_warning(changes: Sequence[Change], message: str | None) -> None:
     findings = found(COMPILE, *changes)
     assert [finding.severity for finding in findings] == ([] if message is None else ["warning"]), findings
     assert message is None or message in findings[0].message
     assert message is None or findings[0].key == f"dataset.process_ops[{3 + (TO_BGR in changes)}].mean"
 
 
-def test_a_model_input_without_a_shape() -> None:
+def test_check_model_input_without_shape_is_named() -> None:
     facts = OnnxFacts({**FACTS.inputs, "mask": (1, 9)}, FACTS.outputs, 4, False)
     messages = [f.message for f in check_document(changed(COMPILE), "compile", facts=facts)]
     assert "the model's input `mask` has no shape" in messages
 
 
-def test_a_second_softmax() -> None:
+def test_check_second_softmax_is_a_warning() -> None:
     facts = OnnxFacts(FACTS.inputs, FACTS.outputs, 4, ends_in_softmax=True)
     (finding,) = (f for f in check_document(changed(COMPILE), "compile", facts=facts) if "softmax" in f.message)
     assert (finding.severity, finding.key) == ("warning", "graph.extra_ops.type")
 
 
-def test_the_checkpoint_is_read_where_it_is_there(tmp_path: Path) -> None:
+def test_check_reads_checkpoint_if_present(tmp_path: Path) -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 17]> g (float[1,3,8,8] x, float[2,3,1,1] w) => (float[1,2,8,8] y) '
         "{ y = Conv(x, w) }"
@@ -350,7 +348,7 @@ def test_the_checkpoint_is_read_where_it_is_there(tmp_path: Path) -> None:
         ([], "has no files"),
     ],
 )
-def test_the_calibration_folder(tmp_path: Path, names: list[str], message: str | None) -> None:
+def test_check_calibration_folder_faults_are_errors(tmp_path: Path, names: list[str], message: str | None) -> None:
     (tmp_path / "photos" / "sub").mkdir(parents=True)
     for name in names:
         (tmp_path / "photos" / name).touch()
@@ -361,14 +359,14 @@ def test_the_calibration_folder(tmp_path: Path, names: list[str], message: str |
     assert message is None or message in errors[0]
 
 
-def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+def test_check_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "photos").touch()
     path = tmp_path / "file.yaml"
     path.write_text(COMPILE)
     assert any("is not a folder" in f.message for f in check_file(path).findings if f.severity == "error")
 
 
-def test_classes_are_counted_by_the_model() -> None:
+def test_check_classes_are_counted_by_model() -> None:
     document = changed(COMPILE, ("1000", "8"))
     messages = [finding.message for finding in check_document(document, "compile", facts=FACTS)]
     assert "8 images for 10 classes: at least 2 classes have no image" in messages
@@ -383,7 +381,7 @@ def test_classes_are_counted_by_the_model() -> None:
         (b"model: !!python/name:os.system\n", "refused"),
     ],
 )
-def test_unreadable_files_are_findings_too(tmp_path: Path, content: bytes, message: str) -> None:
+def test_check_unreadable_files_are_findings(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "file.yaml"
     path.write_bytes(content)
     report = check_file(path)
@@ -392,7 +390,7 @@ def test_unreadable_files_are_findings_too(tmp_path: Path, content: bytes, messa
     assert check_file(tmp_path / "gone.yaml").findings[0].message == "cannot read the file (no such file or directory)"
 
 
-def test_text_in_another_encoding_is_checked_and_said(tmp_path: Path) -> None:
+def test_check_text_in_other_encoding_is_read_and_noted(tmp_path: Path) -> None:
     path = tmp_path / "file.yaml"
     path.write_bytes(BUILD.replace("model:", "model: # 模型", 1).encode("gb18030"))
     (finding,) = (f for f in check_file(path).findings if f.severity != "note")
@@ -416,7 +414,7 @@ def test_text_in_another_encoding_is_checked_and_said(tmp_path: Path) -> None:
         ("fp61", ["fp16"], None),
     ],
 )
-def test_slips_of_the_pen(word: str, known: list[str], meant: str | None) -> None:
+def test_check_misspelt_keys_are_suggested(word: str, known: list[str], meant: str | None) -> None:
     assert misspelt(word, known) == meant
 
 
@@ -432,17 +430,17 @@ def test_slips_of_the_pen(word: str, known: list[str], meant: str | None) -> Non
         ("enable_dense_to_matmul", None),
     ],
 )
-def test_abbreviated_key_words_in_order(word: str, meant: str | None) -> None:
+def test_check_abbreviated_keys_are_suggested(word: str, meant: str | None) -> None:
     assert abbreviated(word, ["sampler", "calibrate_mode", "skip_conv_layers", "enable_graph_partition"]) == meant
 
 
-def test_keys_of_other_tasks_are_known() -> None:
+def test_check_keys_of_other_tasks_are_known() -> None:
     language = ("  type: tvm\n", "  type: huggingface\n  nsamples: 128\n  name: alpaca\n  seqlen: 512\n")
     compiler = ("  quantize:\n", "  compile: {output_ddr: [-1, 1], enable_dense_to_matmul: true}\n  quantize:\n")
     assert found(COMPILE, language, compiler, ("suffix: JPEG", "suffix: null")) == []
 
 
-def test_unreadable_values_leave_the_rest_to_be_checked() -> None:
+def test_check_unreadable_values_leave_rest_to_be_checked() -> None:
     changes = [
         ("do_quantization: true", 'do_quantization: "debug"'),
         ("input: [1, 3, 224, 224]", "input: {a: 1}"),
@@ -467,7 +465,7 @@ def test_edit_distance_by_hand() -> None:
     ]  # fmt: skip
 
 
-def test_damaged_text_never_breaks_the_check() -> None:
+def test_check_damaged_text_never_crashes() -> None:
     """Letters put in, taken out and moved, and lines moved: the check ends with findings, whatever it meets."""
     rng = random.Random(7)
     for _ in range(150):
@@ -528,7 +526,7 @@ SHARED_FINDINGS = {
 
 
 @pytest.mark.shared
-def test_every_shared_file_has_the_known_findings_only(shared_vacc: Path) -> None:
+def test_check_shared_files_have_known_findings_only(shared_vacc: Path) -> None:
     reports = [check_file(path) for path in build_files([shared_vacc / "configs"]).files]
     assert len(reports) == 200
     assert {report.dialect for report in reports} == {"build", "compile"}

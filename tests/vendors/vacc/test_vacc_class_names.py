@@ -95,7 +95,7 @@ def test_inputs_labels_beyond_imagenet_are_refused(tmp_path: Path) -> None:
 # --- lists of names
 
 
-def test_names_that_disagree_with_imagenet_are_named_line_by_line(tmp_path: Path) -> None:
+def test_class_names_that_disagree_with_imagenet_are_named_by_line(tmp_path: Path) -> None:
     path = names_file(tmp_path, VENDOR_WORDS)
     (remark,) = imagenet_remarks(VENDOR_WORDS, path)
     assert remark.startswith(f"{path}:481: 'cash machine, cash dispenser")
@@ -105,7 +105,7 @@ def test_names_that_disagree_with_imagenet_are_named_line_by_line(tmp_path: Path
     assert imagenet_remarks(WORDS, path) == ()
 
 
-def test_names_in_another_spelling_disagree_only_where_no_word_is_shared() -> None:
+def test_class_names_in_other_spelling_disagree_without_shared_word() -> None:
     first_words = [words.split(",")[0].upper() for words in WORDS]
     assert follows_imagenet(first_words)
     assert imagenet_remarks(first_words, None) == ()
@@ -113,7 +113,7 @@ def test_names_in_another_spelling_disagree_only_where_no_word_is_shared() -> No
     assert [remark.split(": ")[0] for remark in imagenet_remarks(first_words, None)] == ["None:4", "None:5"]
 
 
-def test_many_lines_that_disagree_are_counted() -> None:
+def test_class_names_many_disagreeing_lines_are_counted() -> None:
     names = [f"x{words}" if index < 30 else words for index, words in enumerate(WORDS)]
     remarks = imagenet_remarks(names, None)
     assert len(remarks) == 21
@@ -128,13 +128,13 @@ def test_many_lines_that_disagree_are_counted() -> None:
         tuple(reversed(WORDS)),
     ],
 )
-def test_names_in_another_order_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_class_names_in_other_order_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
     picture(tmp_path / "val" / WNIDS[0] / "x.png")
     with pytest.raises(LabelError, match="the class names are ImageNet's in another order: line "):
         find_labelled_images(tmp_path / "val", names=names_file(tmp_path, names))
 
 
-def test_names_in_another_language_are_one_remark() -> None:
+def test_class_names_in_other_language_are_one_remark() -> None:
     (remark,) = imagenet_remarks([f"类{index}" for index in range(1000)], Path("zh.txt"))
     assert remark == "zh.txt: hardly any name is an English ImageNet name, so their order was not checked"
 
@@ -147,9 +147,7 @@ def test_names_in_another_language_are_one_remark() -> None:
         (("A", "B", "C"), "there are 2 class folders and 3 class names, and no folder has such a name"),
     ],
 )
-def test_class_folders_that_fit_the_names_in_part_are_refused(
-    tmp_path: Path, names: tuple[str, ...], message: str
-) -> None:
+def test_class_folders_fitting_names_in_part_are_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
     for name in ("cat", "dog"):
         picture(tmp_path / "own" / name / "x.png")
     with pytest.raises(LabelError, match=message):
@@ -158,7 +156,7 @@ def test_class_folders_that_fit_the_names_in_part_are_refused(
     assert found.class_names == {0: "Katze", 1: "Hund"}  # names for display, in the order of the folders
 
 
-def test_labels_that_are_a_name_of_two_classes_are_refused(tmp_path: Path) -> None:
+def test_labels_that_name_two_classes_are_refused(tmp_path: Path) -> None:
     picture(tmp_path / "flat" / "a.png")
     (tmp_path / "labels.csv").write_text("image,label\na.png,crane\n")
     with pytest.raises(LabelError, match=r"labels.csv:2: several classes are called 'crane'; give the class index"):
@@ -208,7 +206,7 @@ def test_truth_from_a_label_file_tells_one_name_in_two_folders_apart(tmp_path: P
         read_classes(path, outputs)
 
 
-def test_card_answers_of_one_file_name_in_two_classes_are_not_mixed_up(tmp_path: Path) -> None:
+def test_device_results_of_one_file_name_in_two_classes_are_kept_apart(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     for number in range(2):
         np.savez(tmp_path / f"out/{number}.npz", output_0=np.eye(2, dtype=np.float32)[number])
@@ -238,7 +236,7 @@ FIRST = relay(image(0), (0, 1, 2, 3, 4)) + relay(image(1), (2, 3, 4, 5, 6)) + re
 SECOND = relay(image(0), (1, 0, 2, 3, 4)) + relay(image(1), (1, 3, 4, 5, 6)) + relay(image(2), (9, 3, 4, 5, 6))
 
 
-def test_text_of_two_runs_is_refused_until_one_is_chosen(tmp_path: Path) -> None:
+def test_results_text_of_two_runs_is_refused_until_one_is_chosen(tmp_path: Path) -> None:
     path = tmp_path / "r.txt"
     path.write_text(FIRST + SECOND)
     with pytest.raises(VendorFileError, match=r"r.txt: it has 2 appended runs \(of 3, 3 images\); give --text-run, 1"):
@@ -255,7 +253,7 @@ def test_text_of_two_runs_is_refused_until_one_is_chosen(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("lines", [5, 7, 10, 13])
-def test_text_of_a_run_that_was_ended_and_one_appended(tmp_path: Path, lines: int) -> None:
+def test_results_text_of_ended_and_appended_run_holds_two_runs(tmp_path: Path, lines: int) -> None:
     path = tmp_path / "r.txt"
     path.write_text("".join(FIRST.splitlines(keepends=True)[:lines]) + SECOND)
     assert read_relay_text(path, None, 2).top1 == 1
@@ -264,13 +262,13 @@ def test_text_of_a_run_that_was_ended_and_one_appended(tmp_path: Path, lines: in
             read_relay_text(path, None, 1)
 
 
-def test_text_of_one_image_run_twice_holds_two_runs(tmp_path: Path) -> None:
+def test_results_text_of_image_run_twice_holds_two_runs(tmp_path: Path) -> None:
     path = tmp_path / "r.txt"
     path.write_text(relay(image(0), (0, 1, 2, 3, 4)) + relay(image(0), (4, 3, 2, 1, 0)))
     assert [read_relay(path, run)[0].classes[0] for run in (1, 2)] == [0, 4]
 
 
-def test_relay_text_of_other_images_is_indistinguishable(tmp_path: Path) -> None:
+def test_results_text_of_other_images_is_indistinguishable(tmp_path: Path) -> None:
     path = tmp_path / "r.txt"
     path.write_text(relay(image(1), (0, 1, 2, 3, 4)) + relay(image(0), (4, 3, 2, 1, 0)) + FIRST)
     with pytest.raises(VendorFileError, match="runs over different images were appended"):
@@ -280,13 +278,13 @@ def test_relay_text_of_other_images_is_indistinguishable(tmp_path: Path) -> None
         read_relay_text(path, None, -1)
 
 
-def test_text_in_another_order_of_the_same_images_holds_two_runs(tmp_path: Path) -> None:
+def test_results_text_in_other_order_holds_two_runs(tmp_path: Path) -> None:
     path = tmp_path / "r.txt"
     path.write_text(FIRST + "".join(relay(image(i), (i, 7, 8, 9, 10)) for i in (2, 0, 1)))
     assert read_relay_text(path, None, 2).top1 == 3
 
 
-def test_text_whose_lines_of_an_image_are_apart_is_refused(tmp_path: Path) -> None:
+def test_results_text_with_separated_lines_of_image_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.txt"
     path.write_text("".join(FIRST.splitlines(keepends=True)[2:]))
     with pytest.raises(VendorFileError, match=r"r.txt:1: the lines of /val/n01440764/0.JPEG begin with top-2"):

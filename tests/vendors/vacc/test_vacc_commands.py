@@ -15,7 +15,7 @@ Run = Callable[..., tuple[int, str, str]]
 PIPELINE = "ops:\n- {op: decode}\n- {op: resize, size: [8, 8]}\n- {op: to_tensor}\n"
 
 
-def test_check_prints_lines_a_summary_and_an_exit_code(run: Run, tmp_path: Path) -> None:
+def test_vamc_check_prints_lines_and_summary_with_exit_code(run: Run, tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(BUILD)
     (tmp_path / "bad.yaml").write_text(COMPILE.replace("calibrate_mode", "alibrate_mode"))
     code, out, err = run("vamc", "check", "good.yaml", "bad.yaml")
@@ -27,12 +27,11 @@ def test_check_prints_lines_a_summary_and_an_exit_code(run: Run, tmp_path: Path)
     ]
     assert err == "error: 1 of 2 build files have errors"
     code, out, _ = run("vamc", "check", "good.yaml", "--notes")
-    assert (code, out.splitlines()[0]) == (
-        0, "good.yaml:5: note: not checked against the model: small.onnx does not exist here; give --model"
-    )  # fmt: skip
+    note = "not checked against the model: small.onnx does not exist here; give --model"
+    assert (code, out.splitlines()[0]) == (0, f"good.yaml:5: note: {note}; for a moved run, quantkit relink RUN")
 
 
-def test_check_as_json(run: Run, tmp_path: Path) -> None:
+def test_vamc_check_json_has_findings(run: Run, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "bad.yml").write_text(COMPILE.replace("  path: ./d", "  work_dir: ./d"))
     code, out, _ = run("vamc", "check", "sub", "--json")
@@ -49,7 +48,7 @@ def test_check_as_json(run: Run, tmp_path: Path) -> None:
     } in file["findings"]
 
 
-def test_check_against_a_model_and_the_cards_preprocessing(run: Run, tmp_path: Path) -> None:
+def test_vamc_check_against_model_and_vdsp_params_names_differences(run: Run, tmp_path: Path) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     (tmp_path / "pipeline.yaml").write_text(PIPELINE)
     (tmp_path / "calib").mkdir()
@@ -69,7 +68,7 @@ def test_check_against_a_model_and_the_cards_preprocessing(run: Run, tmp_path: P
     assert (code, "gone.onnx: cannot read the model" in err) == (7, True)
 
 
-def test_convert_to_the_screen_and_to_a_file(run: Run, tmp_path: Path) -> None:
+def test_vamc_convert_prints_or_writes_file(run: Run, tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text(BUILD)
     code, out, err = run("vamc", "convert", "b.yaml", "--to", "compile")
     assert (code, err) == (0, "")
@@ -84,7 +83,7 @@ def test_convert_to_the_screen_and_to_a_file(run: Run, tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_write_needs_no_folder_with_suffix_and_count(run: Run, tmp_path: Path) -> None:
+def test_vamc_write_with_suffix_and_count_needs_no_folder(run: Run, tmp_path: Path) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     (tmp_path / "pipeline.yaml").write_text(PIPELINE)
     base = ("vamc", "write", "--model", "tiny.onnx", "--preset", "pipeline.yaml", "--calibration-folder", "/far/away")
@@ -100,7 +99,7 @@ def test_write_needs_no_folder_with_suffix_and_count(run: Run, tmp_path: Path) -
     )  # fmt: skip
 
 
-def test_write_fp16_needs_the_model_only(run: Run, tmp_path: Path) -> None:
+def test_vamc_write_fp16_needs_model_only(run: Run, tmp_path: Path) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     base = ("vamc", "write", "--model", "tiny.onnx", "--dtype", "fp16")
     code, out, err = run(*base, "--cluster-mode", 0, "--data-transport-mode", 1, "--out", "fp16.yaml")
@@ -119,7 +118,7 @@ def test_write_fp16_needs_the_model_only(run: Run, tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_write_int8_options_of_the_compiler(run: Run, tmp_path: Path) -> None:
+def test_vamc_write_int8_has_compiler_options(run: Run, tmp_path: Path) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     (tmp_path / "pipeline.yaml").write_text(PIPELINE)
     base = ("vamc", "write", "--model", "tiny.onnx", "--preset", "pipeline.yaml", "--calibration-folder", "x")
@@ -131,7 +130,7 @@ def test_write_int8_options_of_the_compiler(run: Run, tmp_path: Path) -> None:
     assert run(*base, "--skip-matmul", -1)[0] == 2
 
 
-def test_check_skips_other_yaml_files_of_a_folder(run: Run, tmp_path: Path) -> None:
+def test_vamc_check_skips_other_yaml_files_of_folder(run: Run, tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(BUILD)
     (tmp_path / "other.yaml").write_text("repos: []\n")
     code, out, _ = run("vamc", "check", ".")
@@ -141,13 +140,13 @@ def test_check_skips_other_yaml_files_of_a_folder(run: Run, tmp_path: Path) -> N
     assert json.loads(run("vamc", "check", ".", "--json")[1])["skipped"] == ["other.yaml"]
 
 
-def test_convert_says_that_the_type_of_the_inputs_is_dropped(run: Run, tmp_path: Path) -> None:
+def test_vamc_convert_says_that_input_type_is_dropped(run: Run, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(COMPILE)
     _, _, err = run("vamc", "convert", "c.yaml", "--to", "build", "--out", "b.yaml")
     assert "note: frontend.dtype: fp32 is left out: the build dialect has no such key" in err
 
 
-def test_tensors_then_a_build_file_of_them(run: Run, tmp_path: Path, photos: Path) -> None:
+def test_vamc_tensors_are_written_for_build_file(run: Run, tmp_path: Path, photos: Path) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     (tmp_path / "pipeline.yaml").write_text(PIPELINE)
     common = ("--model", "tiny.onnx", "--preset", "pipeline.yaml")
@@ -160,7 +159,7 @@ def test_tensors_then_a_build_file_of_them(run: Run, tmp_path: Path, photos: Pat
     assert "process_ops" not in out
 
 
-def test_inputs_command_eval(run: Run, tmp_path: Path, photos: Path) -> None:
+def test_vamp_inputs_command_and_eval_in_turn(run: Run, tmp_path: Path, photos: Path) -> None:
     code, out, _ = run("vamp", "inputs", "--images", photos, "--out", "npz")
     assert code == 0
     assert out.splitlines()[:2] == ["6 inputs (0 were there); the list has 6", "wrote npz, npz/npz_datalist.txt"]
@@ -194,7 +193,7 @@ def test_inputs_command_eval(run: Run, tmp_path: Path, photos: Path) -> None:
     assert run("vamp", "eval", "--results", "out")[0] == 2
 
 
-def test_inputs_names_what_is_broken(run: Run, photos: Path) -> None:
+def test_vamp_inputs_names_broken_images(run: Run, photos: Path) -> None:
     broken = next(photos.rglob("*.png"))
     broken.write_bytes(b"<html>")
     code, _, err = run("vamp", "inputs", "--images", photos, "--out", "npz")
@@ -205,7 +204,7 @@ def test_inputs_names_what_is_broken(run: Run, photos: Path) -> None:
     assert run("vamp", "inputs", "--images", photos, "--out", "npz")[0] == 6
 
 
-def test_command_prints_two_lines_to_copy(run: Run, tmp_path: Path) -> None:
+def test_vamp_command_prints_two_lines_to_copy(run: Run, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(COMPILE)
     code, out, _ = run("vamp", "command", "c.yaml", "--vdsp", "p.json", "-b", 4)
     line = "vamp -m deploy_weights/small_int8/mod --vdsp_params p.json -i 8 -p 1 -b 4 -s '[3,224,224]'"
@@ -226,7 +225,7 @@ def test_command_prints_two_lines_to_copy(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.shared
-def test_the_shared_files_through_the_command(run: Run, shared_vacc: Path) -> None:
+def test_vamc_check_shared_files_have_two_errors(run: Run, shared_vacc: Path) -> None:
     code, out, _ = run("vamc", "check", shared_vacc / "configs", "--json")
     report = json.loads(out)
     assert (code, report["errors"], len(report["files"])) == (10, 2, 200)

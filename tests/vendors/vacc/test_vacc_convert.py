@@ -8,31 +8,29 @@ from vacc_files import BUILD, COMPILE, LATER_BUILD, changed
 
 from quantkit.errors import VendorFileError
 from quantkit.vendors.vacc.convert import convert, framework_of, read_spec
-from quantkit.vendors.vacc.dialects import CompileDialect, dialect_of, read_file
+from quantkit.vendors.vacc.dialects import CompileDialect, CompileOptions, ExtraOps, dialect_of, read_file
 from quantkit.vendors.vacc.document import Document
-from quantkit.vendors.vacc.spec import Head
 
 
-def test_a_compile_file_as_a_spec() -> None:
+def test_read_spec_of_compile_file_has_all_fields() -> None:
     spec = read_spec(Document.parse(COMPILE))
-    assert (spec.name, spec.backend, spec.precision) == ("small_int8", "vacc", "int8")
-    assert spec.source is not None
-    assert (spec.source.checkpoint, spec.source.framework) == ("small.onnx", "onnx")
-    assert spec.source.inputs == {"input.1": [1, 3, 224, 224]}
-    assert spec.calibration is not None
-    assert (spec.calibration.method, spec.calibration.per_channel) == ("percentile", True)
-    assert spec.calibration.options == {"house_option": {"a": 1}}
-    assert spec.data is not None
-    assert (spec.data.path, spec.data.suffix, spec.data.count) == ("photos", "JPEG", 1000)
-    assert spec.head == Head(type="softmax")
+    assert (spec.name, spec.backend.type, spec.backend.dtype) == ("small_int8", "tvm_vacc", "int8")
+    assert (spec.frontend.checkpoint, spec.frontend.type) == ("small.onnx", "onnx")
+    assert spec.inputs == {"input.1": [1, 3, 224, 224]}
+    assert spec.backend.quantize is not None
+    assert (spec.backend.quantize.calibrate_mode, spec.backend.quantize.quantize_per_channel) == ("percentile", True)
+    assert spec.backend.quantize.model_extra == {"house_option": {"a": 1}}
+    assert spec.dataset is not None
+    assert (spec.dataset.path, spec.dataset.sampler.suffix, spec.dataset.count) == ("photos", "JPEG", 1000)
+    assert spec.graph.extra_ops == ExtraOps(type="softmax")
 
 
-def test_build_and_compile_say_the_same() -> None:
+def test_read_spec_of_build_and_compile_are_equal() -> None:
     there = convert(Document.parse(BUILD), "compile")
     assert read_spec(Document.parse(there.text)) == read_spec(Document.parse(BUILD))
 
 
-def test_a_build_file_comes_back_as_it_was() -> None:
+def test_convert_build_file_round_trips() -> None:
     there = convert(Document.parse(BUILD), "compile")
     assert there.notes == ()
     assert there.data["backend"] == {
@@ -46,7 +44,7 @@ def test_a_build_file_comes_back_as_it_was() -> None:
     assert back.data == Document.parse(BUILD).data
 
 
-def test_what_the_build_dialect_cannot_say_is_said() -> None:
+def test_convert_to_build_notes_what_it_cannot_express() -> None:
     document = changed(
         COMPILE,
         ("dtype: fp32", "dtype: int64"),
@@ -64,7 +62,7 @@ def test_what_the_build_dialect_cannot_say_is_said() -> None:
     assert rendering.data["engine"]["calibration"]["skip_matmul_layers"] == [0]
 
 
-def test_other_precisions_are_converted_to_the_later_build_files() -> None:
+def test_convert_other_precisions_become_later_build_file() -> None:
     rendering = convert(changed(COMPILE, ("dtype: int8", "dtype: fp16int8")), "build")
     engine = rendering.data["engine"]
     assert engine["dtype"] == "fp16int8"
@@ -72,25 +70,25 @@ def test_other_precisions_are_converted_to_the_later_build_files() -> None:
     calibration = {"calibrate_mode": "percentile", "quantize_per_channel": True, "house_option": {"a": 1}}
     assert engine["calibration"] == calibration
     back = read_spec(Document.parse(rendering.text))
-    assert back.precision == "fp16int8"
+    assert back.backend.dtype == "fp16int8"
     own = convert(changed(LATER_BUILD, ("dtype: int8", "dtype: fp16int8")), "build")
     assert read_spec(Document.parse(own.text)) == read_spec(changed(LATER_BUILD, ("dtype: int8", "dtype: fp16int8")))
 
 
-def test_an_engine_other_than_the_card_is_kept_and_noted() -> None:
+def test_convert_other_engine_is_kept_and_noted() -> None:
     document = changed(BUILD, ("type: vacc", "type: debug"))
     there = convert(document, "compile")
     assert there.notes == ("backend.type: debug is kept from engine.type; no known compile file has it",)
     assert convert(Document.parse(there.text), "build").data == document.data
 
 
-def test_values_read_otherwise_than_written_are_noted() -> None:
+def test_convert_values_read_otherwise_than_written_are_noted() -> None:
     rendering = convert(changed(BUILD, ("do_quantization: true", "do_quantization: fp16")), "compile")
     assert rendering.data["backend"]["dtype"] == "fp16"
     assert rendering.notes == ('engine.common.do_quantization should be false, not "fp16"; interpreted as that',)
 
 
-def test_keys_of_the_other_dialect_keep_what_they_say() -> None:
+def test_convert_keys_of_other_dialect_keep_meaning() -> None:
     document = changed(
         COMPILE, ("  path: ./deploy_weights/", "  work_dir: ./out"), ("name: small_int8", "model: small")
     )
@@ -108,7 +106,7 @@ def test_keys_of_the_other_dialect_keep_what_they_say() -> None:
         ("shape:\n    input.1: [1, 3, 224, 224]", "shape: [1, 3]", "`frontend.shape` must be a section"),
     ],
 )
-def test_what_cannot_be_read_is_named_with_its_line(old: str, new: str, message: str) -> None:
+def test_read_file_unreadable_value_is_named_with_line(old: str, new: str, message: str) -> None:
     with pytest.raises(VendorFileError, match=rf"file.yaml, line \d+: {message}"):
         read_file(changed(COMPILE, (old, new)), "compile")
 
@@ -127,7 +125,7 @@ def test_what_cannot_be_read_is_named_with_its_line(old: str, new: str, message:
         ("suffix: JPEG", "suffix: [jpg, png]", "sampler.suffix", ["jpg", "png"]),
     ],
 )
-def test_what_can_mean_one_thing_only_is_read(old: str, new: str, path: str, value: Any) -> None:
+def test_read_file_unambiguous_value_is_read(old: str, new: str, path: str, value: Any) -> None:
     file = read_file(changed(COMPILE, (old, new)), "compile")
     assert isinstance(file, CompileDialect)
     assert file.backend is not None
@@ -152,7 +150,7 @@ def test_what_can_mean_one_thing_only_is_read(old: str, new: str, path: str, val
         ("model: resnet50\n", "not a build file"),
     ],
 )
-def test_files_that_are_no_build_files(text: str, message: str) -> None:
+def test_convert_other_files_are_refused(text: str, message: str) -> None:
     with pytest.raises(VendorFileError, match=message):
         dialect_of(Document.parse(text))
 
@@ -169,23 +167,23 @@ def test_files_that_are_no_build_files(text: str, message: str) -> None:
         (None, None),
     ],
 )
-def test_framework_follows_from_the_file_name(checkpoint: Any, framework: str | None) -> None:
+def test_read_spec_framework_follows_from_file_name(checkpoint: Any, framework: str | None) -> None:
     assert framework_of(checkpoint) == framework
 
 
-def test_later_build_files_mean_what_the_earlier_ones_mean() -> None:
+def test_read_spec_later_build_files_equal_earlier_ones() -> None:
     later, earlier = read_spec(changed(LATER_BUILD)), read_spec(changed(BUILD))
-    assert later.compile_options == {"data_transport_mode": 1}
-    assert later.model_copy(update={"compile_options": {}}) == earlier
+    assert later.backend.compile == CompileOptions(data_transport_mode=1)
+    assert later.model_copy(update={"backend": later.backend.model_copy(update={"compile": None})}) == earlier
     nms = ("add_extra_ops_to_graph:\n    type: null", "extra_ops:\n    type: yolov5_nms")
-    head = read_spec(changed(LATER_BUILD, nms)).head
+    head = read_spec(changed(LATER_BUILD, nms)).graph.extra_ops
     assert head is not None
     assert head.type == "yolov5_nms"
-    assert read_spec(changed(LATER_BUILD, ("dtype: int8", "dtype: fp16"))).precision == "fp16"
+    assert read_spec(changed(LATER_BUILD, ("dtype: int8", "dtype: fp16"))).backend.dtype == "fp16"
 
 
 @pytest.mark.shared
-def test_every_shared_file_is_read_and_converted(shared_vacc: Path) -> None:
+def test_convert_shared_files_round_trip(shared_vacc: Path) -> None:
     """Build files come back equal in every value; compile files, once they are build files, stay what they are."""
     unequal = []
     for path in sorted((shared_vacc / "configs").rglob("*.yaml")):
@@ -203,10 +201,18 @@ def test_every_shared_file_is_read_and_converted(shared_vacc: Path) -> None:
 
 
 @pytest.mark.shared
-def test_every_shared_file_written_again_means_the_same(shared_vacc: Path) -> None:
+def test_convert_shared_files_rewritten_mean_the_same(shared_vacc: Path) -> None:
     for path in sorted((shared_vacc / "configs").rglob("*.yaml")):
         document = Document.load(path)
         spec = read_spec(document)
         own = convert(document, dialect_of(document))
         assert read_spec(Document.parse(own.text)) == spec, path
         assert document.text == path.read_text(encoding="utf-8"), path
+
+
+def test_values_that_have_no_place_are_noted() -> None:
+    rendering = convert(changed(BUILD, ("type: vacc", "type: vacc\n  quantize: 3")), "compile")
+    assert rendering.data["backend"]["quantize"] == {"calibrate_mode": "percentile", "quantize_per_channel": True}
+    assert rendering.notes == (
+        "backend.quantize: another value is left out, because a key of the same meaning is given",
+    )

@@ -18,7 +18,7 @@ from quantkit.vendors.vacc.inputs import InputFile, plan_inputs, write_datalist,
 from quantkit.vendors.vacc.tensors import npz_shape, read_npz, write_npz
 
 
-def test_npz_files_are_numpys_and_always_the_same(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_npz_file_is_read_by_numpy_and_repeats_bytes(tmp_path: Path, rng: np.random.Generator) -> None:
     arrays: dict[str, np.ndarray] = {
         "output_0": rng.standard_normal((1, 7)).astype(np.float16),
         "b": np.arange(6).reshape(2, 3).T,
@@ -38,7 +38,7 @@ def test_npz_files_are_numpys_and_always_the_same(tmp_path: Path, rng: np.random
     np.testing.assert_array_equal(read_npz(tmp_path / "c.npz", "output_0"), arrays["output_0"])
 
 
-def test_damaged_npz_files_are_named(tmp_path: Path) -> None:
+def test_npz_file_damaged_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     write_npz(path, {"output_0": np.zeros(400, np.float32)})
     whole = path.read_bytes()
@@ -56,7 +56,7 @@ def test_damaged_npz_files_are_named(tmp_path: Path) -> None:
         read_npz(path, "output_0")
 
 
-def test_pixels_are_whole_pictures_in_class_folders(tmp_path: Path, photos: Path) -> None:
+def test_inputs_are_whole_pictures_in_class_folders(tmp_path: Path, photos: Path) -> None:
     found = find_labelled_images(photos)
     files = plan_inputs(found, tmp_path / "npz")
     seen: list[tuple[int, int]] = []
@@ -77,7 +77,7 @@ def test_pixels_are_whole_pictures_in_class_folders(tmp_path: Path, photos: Path
     assert lines == [str(tmp_path / "npz" / Path(name).with_suffix(".npz")) for name in found.names]
 
 
-def test_imagenet_folders_are_wordnet_ids(tmp_path: Path, photos: Path) -> None:
+def test_inputs_of_imagenet_are_in_wordnet_folders(tmp_path: Path, photos: Path) -> None:
     image = next(photos.rglob("*.png")).read_bytes()
     flat = tmp_path / "flat"
     flat.mkdir()
@@ -92,7 +92,7 @@ def test_imagenet_folders_are_wordnet_ids(tmp_path: Path, photos: Path) -> None:
     assert [file.npz.parent.name for file in planned] == ["n01751748", "n01443537"]
 
 
-def test_labels_without_names_give_folders_of_numbers(tmp_path: Path, photos: Path) -> None:
+def test_inputs_without_class_names_are_in_numbered_folders(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "flat").mkdir()
     Image.new("RGB", (3, 2)).save(tmp_path / "flat" / "x.png")
     (tmp_path / "labels.txt").write_text("x.png 7\n")
@@ -100,14 +100,14 @@ def test_labels_without_names_give_folders_of_numbers(tmp_path: Path, photos: Pa
     assert file.npz == tmp_path / "npz" / "7" / "x.npz"
 
 
-def test_two_images_of_one_name_are_refused(tmp_path: Path, photos: Path) -> None:
+def test_inputs_two_images_of_one_name_are_refused(tmp_path: Path, photos: Path) -> None:
     first = next(photos.rglob("*.png"))
     (first.with_suffix(".bmp")).write_bytes(first.read_bytes())
     with pytest.raises(CalibrationSetError, match=r"would both be written to .*\.npz; rename one of them"):
         plan_inputs(find_labelled_images(photos), tmp_path / "npz")
 
 
-def test_what_is_there_stays_and_what_changed_is_written_again(tmp_path: Path, photos: Path) -> None:
+def test_inputs_rewrite_only_what_changed(tmp_path: Path, photos: Path) -> None:
     files = plan_inputs(find_labelled_images(photos), tmp_path / "npz")
     write_inputs(files)
     stamps = [file.npz.stat().st_mtime_ns for file in files]
@@ -120,7 +120,7 @@ def test_what_is_there_stays_and_what_changed_is_written_again(tmp_path: Path, p
     assert [file.npz.stat().st_mtime_ns for file in files[3:]] == stamps[3:]
 
 
-def test_broken_images_are_named_and_left_out(tmp_path: Path, photos: Path) -> None:
+def test_inputs_broken_images_are_named_and_left_out(tmp_path: Path, photos: Path) -> None:
     found = find_labelled_images(photos)
     broken = Path(str(found.items[1].where))
     broken.write_bytes(broken.read_bytes()[:60])
@@ -129,7 +129,7 @@ def test_broken_images_are_named_and_left_out(tmp_path: Path, photos: Path) -> N
     assert len(report.files) == len(found.names) - 1
 
 
-def test_a_killed_run_leaves_no_part_of_a_file_and_goes_on(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_inputs_killed_run_leaves_whole_files_and_resumes(tmp_path: Path, rng: np.random.Generator) -> None:
     for index in range(40):
         path = tmp_path / "images" / "ab"[index % 2] / f"{index}.bmp"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,6 +152,6 @@ def test_a_killed_run_leaves_no_part_of_a_file_and_goes_on(tmp_path: Path, rng: 
     assert list((tmp_path / "npz").rglob(".*")) == []
 
 
-def test_an_image_that_vanished_is_named(tmp_path: Path) -> None:
+def test_inputs_vanished_image_is_named(tmp_path: Path) -> None:
     report = write_inputs([InputFile(FileItem(tmp_path / "gone.png"), tmp_path / "npz" / "a" / "gone.npz")])
     assert "gone.png: cannot read the image" in str(report.broken[0])

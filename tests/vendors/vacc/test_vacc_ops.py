@@ -31,7 +31,7 @@ ZOO: list[dict[str, Any]] = [
 ]
 
 
-def test_the_zoos_usual_list() -> None:
+def test_pipeline_from_usual_ops_is_exact() -> None:
     reading = pipeline_from_ops(ZOO)
     assert reading.notes == ()
     assert reading.pipeline == Pipeline(
@@ -70,7 +70,7 @@ def with_op(index: int, **keys: Any) -> list[dict[str, Any]]:
         (with_op(2, type="Pad", pad_to_square=True), 2, Pad()),
     ],
 )
-def test_each_key_has_its_meaning(ops: list[dict[str, Any]], index: int, op: object) -> None:
+def test_pipeline_from_ops_each_key_has_its_meaning(ops: list[dict[str, Any]], index: int, op: object) -> None:
     pipeline = pipeline_from_ops(ops).pipeline
     assert pipeline is not None
     assert pipeline.ops[index] == op
@@ -87,7 +87,9 @@ def test_each_key_has_its_meaning(ops: list[dict[str, Any]], index: int, op: obj
         ([{"type": "DecodeImage"}, {"type": "Normalize", "mean": [0.5]}, {"type": "ToTensor"}], 1),
     ],
 )
-def test_normalizations_that_are_none_or_half(ops: list[dict[str, Any]], channels: int | None) -> None:
+def test_pipeline_from_ops_empty_and_half_normalizations_are_read(
+    ops: list[dict[str, Any]], channels: int | None
+) -> None:
     pipeline = pipeline_from_ops(ops).pipeline
     assert pipeline is not None
     last = pipeline.ops[-1]
@@ -109,20 +111,20 @@ def test_normalizations_that_are_none_or_half(ops: list[dict[str, Any]], channel
         ([{}], "None has no equivalent"),
     ],
 )
-def test_what_has_no_equal_is_said(ops: list[dict[str, Any]], note: str) -> None:
+def test_pipeline_from_ops_without_equal_is_noted(ops: list[dict[str, Any]], note: str) -> None:
     reading = pipeline_from_ops(ops)
     assert reading.pipeline is None
     assert any(note in text for text in reading.notes)
 
 
-def test_custom_functions_are_never_imported(tmp_path) -> None:
+def test_pipeline_from_ops_never_imports_custom_functions(tmp_path) -> None:
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     op = {"type": "CustomFunc", "module_path": str(tmp_path / "evil.py"), "func_name": "f", "input_shape": [1]}
     assert pipeline_from_ops([op]).pipeline is None
     assert not (tmp_path / "ran").exists()
 
 
-def test_our_imagenet_preset_squashes_there_and_says_so() -> None:
+def test_ops_from_pipeline_imagenet_squashes_with_note() -> None:
     writing = ops_from_pipeline(PRESETS["imagenet"])
     assert writing.ops[1] == {"type": "Resize", "size": [256, 256], "backend": "pillow"}
     assert writing.ops[3] == {
@@ -132,7 +134,7 @@ def test_our_imagenet_preset_squashes_there_and_says_so() -> None:
     assert "Resize 256 keeps the aspect here, and [256, 256] does not" in writing.notes[0]
 
 
-def test_what_the_vendor_cannot_say_is_noted() -> None:
+def test_ops_from_pipeline_inexpressible_is_noted() -> None:
     pipeline = Pipeline(ops=(Decode(exif=True), Resize(size=(9, 9), interpolation="lanczos"), Pad(value=7), ToTensor()))
     notes = " ".join(ops_from_pipeline(pipeline).notes)
     assert all(word in notes for word in ("EXIF", "lanczos", "the value 7"))
@@ -164,14 +166,14 @@ def sayable_pipelines(draw: st.DrawFn) -> Pipeline:
 
 
 @given(sayable_pipelines())
-def test_a_pipeline_comes_back_as_it_was(pipeline: Pipeline) -> None:
+def test_ops_from_pipeline_round_trips(pipeline: Pipeline) -> None:
     writing = ops_from_pipeline(pipeline)
     assert writing.notes == ()
     assert pipeline_from_ops(list(writing.ops)).pipeline == pipeline
 
 
 @given(st.floats(0.5, 500), st.integers(0, 255))
-def test_other_divisors_go_into_mean_and_std(divisor: float, value: int) -> None:
+def test_ops_from_pipeline_other_divisors_go_into_mean_and_std(divisor: float, value: int) -> None:
     """(x / d - m) / s = (x - m d) / (s d), up to float32 rounding."""
     pipeline = Pipeline(ops=(Decode(), ToTensor(divisor=divisor), Normalize(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))))
     read = pipeline_from_ops(list(ops_from_pipeline(pipeline).ops)).pipeline
@@ -183,6 +185,6 @@ def test_other_divisors_go_into_mean_and_std(divisor: float, value: int) -> None
     np.testing.assert_allclose(results[0], results[1], rtol=2e-5, atol=2e-5 * max(1.0, 255 / divisor))
 
 
-def test_presets_are_executable_and_sayable() -> None:
+def test_ops_from_presets_are_executable() -> None:
     for pipeline in (*PRESETS.values(), imagenet_pipeline(resize=320, crop=299)):
         assert pipeline_from_ops(list(ops_from_pipeline(pipeline).ops)).pipeline is not None

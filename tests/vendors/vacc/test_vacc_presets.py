@@ -150,7 +150,7 @@ SQUARE = Resize(size=(9, 9), antialias=False)
         ((Decode(), Resize(size=(9, 9), interpolation="bicubic"), ToTensor()), "cannot run .*bilinear"),
     ],
 )
-def test_card_warning_only_where_the_card_differs(ops: tuple[object, ...], message: str | None) -> None:
+def test_preset_warning_only_where_the_card_differs(ops: tuple[object, ...], message: str | None) -> None:
     warning = card_warning(Pipeline(ops=ops))
     if message is None:
         assert warning is None
@@ -161,9 +161,7 @@ def test_card_warning_only_where_the_card_differs(ops: tuple[object, ...], messa
 
 
 @pytest.mark.parametrize(("preset", "warned"), [("vendor", False), ("own.yaml", True)])
-def test_calibrate_for_vacc_uses_one_preprocessing_everywhere(
-    run: Run, tmp_path: Path, preset: str, warned: bool
-) -> None:
+def test_preset_of_calibrate_for_vacc_is_used_everywhere(run: Run, tmp_path: Path, preset: str, warned: bool) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     write_images(tmp_path / "images")
     file_of(tmp_path, "own.yaml", "ops:\n- op: decode\n- {op: resize, size: [8, 8]}\n- op: to_tensor\n")
@@ -193,7 +191,7 @@ def test_calibrate_for_vacc_uses_one_preprocessing_everywhere(
     assert (code, "the card does not compute this preprocessing" in out) == (0, warned)
 
 
-def test_python_functions_take_a_preset_as_a_path(tmp_path: Path) -> None:
+def test_preset_path_is_taken_by_python_functions(tmp_path: Path) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     write_images(tmp_path / "images")
     path = file_of(tmp_path, "c.yaml", SMALL)
@@ -208,7 +206,7 @@ def test_python_functions_take_a_preset_as_a_path(tmp_path: Path) -> None:
         quantkit.compare(models, images=tmp_path / "images", pipeline="none")
 
 
-def test_a_pipeline_the_card_lost_leaves_no_vdsp_params_behind(run: Run, tmp_path: Path) -> None:
+def test_preset_the_card_lacks_removes_old_vdsp_params(run: Run, tmp_path: Path) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     write_images(tmp_path / "images")
     file_of(tmp_path, "c.yaml", SMALL)
@@ -221,7 +219,7 @@ def test_a_pipeline_the_card_lost_leaves_no_vdsp_params_behind(run: Run, tmp_pat
     assert not (tmp_path / "run/vdsp_params.json").exists()
 
 
-def test_every_command_that_takes_a_preset_takes_a_vendor_file(run: Run, tmp_path: Path) -> None:
+def test_preset_vendor_file_is_taken_by_every_command(run: Run, tmp_path: Path) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     write_images(tmp_path / "images")
     file_of(
@@ -250,7 +248,7 @@ def test_every_command_that_takes_a_preset_takes_a_vendor_file(run: Run, tmp_pat
         )  # fmt: skip
 
 
-def test_exif_turns_the_picture_in_evaluation(run: Run, tmp_path: Path) -> None:
+def test_preset_exif_turns_picture_in_evaluation(run: Run, tmp_path: Path) -> None:
     picture = Image.new("RGB", (12, 8), "black")
     picture.paste("white", (0, 0, 6, 8))
     exif = picture.getexif()
@@ -262,7 +260,7 @@ def test_exif_turns_the_picture_in_evaluation(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.shared
-def test_shared_vendor_files_as_presets(shared_vacc: Path) -> None:
+def test_load_preset_shared_vendor_files_are_read(shared_vacc: Path) -> None:
     paths = [*sorted((shared_vacc / "vdsp_params").glob("*.json")), *sorted((shared_vacc / "configs").glob("*/*.y*ml"))]
     kinds: Counter[str] = Counter()
     for path in paths:
@@ -279,7 +277,7 @@ def test_shared_vendor_files_as_presets(shared_vacc: Path) -> None:
 
 
 @pytest.mark.shared
-def test_preset_vacc_is_byte_for_byte_the_vendors_iresnet_file(run: Run, tmp_path: Path, shared_vacc: Path) -> None:
+def test_preset_vacc_equals_vendor_iresnet_file(run: Run, tmp_path: Path, shared_vacc: Path) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     for name in ("50", "101", "152", "200"):
         assert run("vamc", "vdsp", "--preset", "vacc", "--out", "p.json")[0] == 0

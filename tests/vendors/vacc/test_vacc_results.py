@@ -67,7 +67,7 @@ class Device:
 
 
 @pytest.mark.parametrize("name", ["output_{:06d}", "output_{}", "{:03d}", "img{}", "result-{:04d}"])
-def test_answers_are_paired_and_read(tmp_path: Path, name: str) -> None:
+def test_pair_outputs_reads_results_in_order(tmp_path: Path, name: str) -> None:
     """Unpadded numbers count as numbers: the tenth answer is not the second."""
     card = Device(tmp_path, name=name)
     results = card.read()
@@ -77,14 +77,14 @@ def test_answers_are_paired_and_read(tmp_path: Path, name: str) -> None:
     assert results.scores.dtype == np.float32
 
 
-def test_names_that_are_no_numbers_pair_in_their_order(tmp_path: Path) -> None:
+def test_pair_outputs_other_names_pair_in_order(tmp_path: Path) -> None:
     card = Device(tmp_path, images=3)
     for path, name in zip(card.files, ("alpha", "beta", "gamma"), strict=True):
         path.rename(card.results / f"{name}.npz")
     np.testing.assert_array_equal(card.read().scores, card.scores)
 
 
-def test_missing_answers_are_named(tmp_path: Path) -> None:
+def test_pair_outputs_missing_results_are_named(tmp_path: Path) -> None:
     card = Device(tmp_path)
     card.files[3].unlink()
     with pytest.raises(VendorFileError, match=r"13 results for 14 lines; missing: number 3 \(.*/img3.npz\)"):
@@ -96,14 +96,14 @@ def test_missing_answers_are_named(tmp_path: Path) -> None:
         card.read()
 
 
-def test_answers_of_another_run_are_too_many(tmp_path: Path) -> None:
+def test_pair_outputs_too_many_results_are_refused(tmp_path: Path) -> None:
     card = Device(tmp_path)
     card.datalist.write_text("\n".join(card.lines[:10]))
     with pytest.raises(VendorFileError, match="there are 14 results for the 10 lines"):
         card.read()
 
 
-def test_folders_and_lists_that_are_not_there(tmp_path: Path) -> None:
+def test_pair_outputs_missing_folder_or_list_is_refused(tmp_path: Path) -> None:
     card = Device(tmp_path)
     with pytest.raises(VendorFileError, match="cannot list the results"):
         pair_outputs(tmp_path / "gone", card.datalist)
@@ -128,20 +128,20 @@ def test_folders_and_lists_that_are_not_there(tmp_path: Path) -> None:
         (np.array(["a"] * 6), "not scores"),
     ],
 )
-def test_answers_that_are_no_scores(tmp_path: Path, scores: np.ndarray, message: str) -> None:
+def test_evaluate_results_that_are_no_scores_are_refused(tmp_path: Path, scores: np.ndarray, message: str) -> None:
     card = Device(tmp_path)
     np.savez(card.files[4], output_0=scores)
     with pytest.raises(VendorFileError, match=rf"output_000004.npz: .*{message}"):
         card.read()
 
 
-def test_half_precision_and_extra_dimensions_are_scores(tmp_path: Path) -> None:
+def test_evaluate_results_half_precision_and_extra_dimensions_are_scores(tmp_path: Path) -> None:
     card = Device(tmp_path)
     np.savez(card.files[0], output_0=card.scores[0].astype(np.float16).reshape(1, 6, 1, 1))
     np.testing.assert_array_equal(card.read().scores[0], card.scores[0].astype(np.float16))
 
 
-def test_accuracy_by_hand(tmp_path: Path) -> None:
+def test_evaluate_results_accuracy_equals_hand_count(tmp_path: Path) -> None:
     """Ranks 0 1 2 3 4 5 5 twice over 14 images: 2 are first, 10 among the first five."""
     card = Device(tmp_path)
     outputs = pair_outputs(card.results, card.datalist)
@@ -162,7 +162,7 @@ def test_accuracy_by_hand(tmp_path: Path) -> None:
     assert (again.images, again.top1, again.top5) == (14, 2, 10)
 
 
-def test_the_text_is_what_the_vendors_own_reading_expects(tmp_path: Path) -> None:
+def test_evaluate_results_text_is_read_by_vendor_script(tmp_path: Path) -> None:
     """As eval_topk.py takes a line apart: the folder before the last slash, and what follows the fourth colon."""
     card = Device(tmp_path)
     outputs = pair_outputs(card.results, card.datalist)
@@ -174,7 +174,7 @@ def test_the_text_is_what_the_vendors_own_reading_expects(tmp_path: Path) -> Non
     assert sum(any(group) for group in hits) == 10
 
 
-def test_equal_scores_go_to_the_lower_class(tmp_path: Path) -> None:
+def test_evaluate_results_equal_scores_give_lower_class(tmp_path: Path) -> None:
     card = Device(tmp_path, images=1)
     np.savez(card.files[0], output_0=np.zeros(6, np.float32))
     outputs = pair_outputs(card.results, card.datalist)
@@ -182,7 +182,7 @@ def test_equal_scores_go_to_the_lower_class(tmp_path: Path) -> None:
     assert [line.split("id: ")[1][0] for line in (tmp_path / "r.txt").read_text().splitlines()] == list("01234")
 
 
-def test_damaged_answers_are_named_and_can_be_left_out(tmp_path: Path) -> None:
+def test_evaluate_results_damaged_are_named_and_can_be_left_out(tmp_path: Path) -> None:
     card = Device(tmp_path)
     card.files[0].write_bytes(b"")
     card.files[5].write_bytes(card.files[5].read_bytes()[:200])
@@ -195,7 +195,7 @@ def test_damaged_answers_are_named_and_can_be_left_out(tmp_path: Path) -> None:
     assert (accuracy.images, accuracy.top1, accuracy.top5, len(accuracy.faults)) == (12, 1, 9, 2)
 
 
-def test_the_truth_can_come_from_a_label_file(tmp_path: Path) -> None:
+def test_read_classes_from_label_file(tmp_path: Path) -> None:
     """The older evaluation's label file: image and class index, the folders say nothing."""
     card = Device(tmp_path)
     card.datalist.write_text("\n".join(f"/data/flat/img{i}.npz" for i in range(14)))
@@ -219,7 +219,7 @@ def test_the_truth_can_come_from_a_label_file(tmp_path: Path) -> None:
         (["n09999999", "n00000001"], ("first", "second"), [1, 0]),
     ],
 )
-def test_truth_comes_from_class_folders(
+def test_read_classes_from_class_folders(
     tmp_path: Path, folders: list[str], names: tuple[str, ...], labels: list[int]
 ) -> None:
     card = Device(tmp_path, images=2)
@@ -229,7 +229,7 @@ def test_truth_comes_from_class_folders(
     assert true_labels(outputs, read_classes(card.labels, outputs)).tolist() == labels
 
 
-def test_folders_that_are_no_classes(tmp_path: Path) -> None:
+def test_read_classes_folders_that_are_no_classes_are_refused(tmp_path: Path) -> None:
     card = Device(tmp_path)
     card.datalist.write_text("\n".join(line.replace("emu", "dodo") for line in card.lines))
     with pytest.raises(LabelError, match="the folder dodo of the datalist is not one of the 6 classes"):
@@ -247,14 +247,14 @@ def test_folders_that_are_no_classes(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_text_cut_short_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_results_text_cut_short_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "r.txt").write_text(text)
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
     with pytest.raises(VendorFileError, match=message):
         read_relay_text(tmp_path / "r.txt", tmp_path / "names.txt")
 
 
-def test_printed_rates_of_either_age_are_read(tmp_path: Path) -> None:
+def test_results_printed_rates_of_either_version_are_read(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     path.write_text("Namespace(...)\n[VACC]:  top1_rate: 75.856 top5_rate: 92.892\n")
     assert read_rates(path) == (75.856, 92.892)
@@ -266,7 +266,7 @@ def test_printed_rates_of_either_age_are_read(tmp_path: Path) -> None:
         read_rates(path)
 
 
-def test_command_lines_are_the_vendors() -> None:
+def test_command_lines_equal_those_of_vendor() -> None:
     run = VampRun(model="deploy_weights/x/mod", vdsp="p.json", size=(3, 224, 224))
     assert run.performance() == "vamp -m deploy_weights/x/mod --vdsp_params p.json -i 8 -p 1 -b 22 -s '[3,224,224]'"
     plain = VampRun(model="m/mod", vdsp="p q.json", instances=2, processes=3, batch=4)
@@ -275,11 +275,11 @@ def test_command_lines_are_the_vendors() -> None:
     )
 
 
-def test_where_the_compiled_model_lies() -> None:
+def test_compiled_model_path_follows_build_file() -> None:
     compile_, build = read_spec(Document.parse(COMPILE)), read_spec(Document.parse(BUILD))
     assert compiled_model(compile_, "compile") == "deploy_weights/small_int8/mod"
     assert compiled_model(build, "build") == "deploy_weights/small-int8-percentile-3_224_224-vacc/small"
-    floating = build.model_copy(update={"precision": "fp16"})
+    floating = build.model_copy(update={"backend": build.backend.model_copy(update={"dtype": "fp16"})})
     assert compiled_model(floating, "build") == "deploy_weights/small-fp16-none-3_224_224-vacc/small"
     assert picture_size(compile_) == (3, 224, 224)
     with pytest.raises(VendorFileError, match="has no name or no workspace"):
@@ -287,7 +287,7 @@ def test_where_the_compiled_model_lies() -> None:
 
 
 @pytest.mark.shared
-def test_a_model_run_on_the_inputs_is_as_accurate_as_on_the_photographs(shared_assets: Path, tmp_path: Path) -> None:
+def test_inputs_run_through_model_have_accuracy_of_photographs(shared_assets: Path, tmp_path: Path) -> None:
     """Photos to inputs, through SqueezeNet in place of a card, to an accuracy: every tenth photo."""
     import onnxruntime
     from PIL import Image

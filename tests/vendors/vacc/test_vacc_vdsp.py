@@ -54,12 +54,12 @@ def params(op_type: str | None = None, **keys: Any) -> VdspParams:
     return VdspParams.from_data({**data, "OpConfig": {k: v for k, v in config.items() if v is not None}})
 
 
-def test_the_usual_file_is_written_letter_by_letter() -> None:
+def test_vdsp_usual_file_is_written_exactly() -> None:
     assert vdsp_from_pipeline(CARD).params.text() == USUAL
     assert vdsp_from_pipeline(CARD).notes == ()
 
 
-def test_the_usual_file_is_recognised() -> None:
+def test_vdsp_usual_file_is_recognised() -> None:
     reading = recognise(VdspParams.from_data(json.loads(USUAL)))
     assert (reading.nominal, reading.notes) == (CARD, ())
     assert reading.pipeline is not None
@@ -88,7 +88,7 @@ def test_the_usual_file_is_recognised() -> None:
         ({"Mean": [116.779, 1.0, 1.0]}, {4: Normalize(mean=(116.779, 1, 1), std=(0.229, 0.224, 0.225))}),
     ],
 )
-def test_each_key_has_its_meaning(changes: dict[str, Any], ops: dict[int, object]) -> None:
+def test_vdsp_each_key_has_its_meaning(changes: dict[str, Any], ops: dict[int, object]) -> None:
     nominal = recognise(params(**changes)).nominal
     assert nominal is not None
     assert {index: nominal.ops[index] for index in ops} == ops
@@ -97,7 +97,7 @@ def test_each_key_has_its_meaning(changes: dict[str, Any], ops: dict[int, object
 @pytest.mark.parametrize(
     ("norm_type", "scaled"), [("EQUAL", 200.0), ("DIV255", 200 / 255), ("DIV1275_MINUSONE", 200 / 127.5 - 1)]
 )
-def test_normalizations_without_statistics(norm_type: str, scaled: float) -> None:
+def test_vdsp_normalizations_without_statistics_are_read(norm_type: str, scaled: float) -> None:
     pipeline = recognise(params(NormaType=norm_type)).pipeline
     assert pipeline is not None
     tensor = next(op for op in pipeline.ops if isinstance(op, ToTensor))
@@ -107,7 +107,7 @@ def test_normalizations_without_statistics(norm_type: str, scaled: float) -> Non
 
 
 @pytest.mark.parametrize("suffix", ["", "_EXT"])
-def test_the_operation_without_a_crop(suffix: str) -> None:
+def test_vdsp_operation_without_crop_is_read(suffix: str) -> None:
     reading = recognise(params(f"FUSION_OP_RGB_RESIZE_CVTCOLOR_NORM_TENSOR{suffix}", ResizeWidth=None, CropX=None))
     assert reading.nominal is not None
     assert reading.nominal.ops[1:3] == (Resize(size=(224, 224), antialias=False), ToTensor())
@@ -126,13 +126,13 @@ def test_the_operation_without_a_crop(suffix: str) -> None:
         (params(Mean=[1.0]), "Mean and Std must be one number per channel"),
     ],
 )
-def test_what_has_no_equal_is_said(reading: VdspParams, note: str) -> None:
+def test_vdsp_without_equal_is_noted(reading: VdspParams, note: str) -> None:
     result = recognise(reading)
     assert result.pipeline is None
     assert note in " ".join(result.notes)
 
 
-def test_a_file_without_sizes_is_recognised_but_for_them() -> None:
+def test_vdsp_without_sizes_is_recognised_but_for_them() -> None:
     sizes = ("ResizeWidth", "ResizeHeight", "OimageWidth", "OimageHeight", "CropX", "CropY")
     reading = recognise(params(**dict.fromkeys(sizes)))
     assert reading.nominal is not None
@@ -140,7 +140,7 @@ def test_a_file_without_sizes_is_recognised_but_for_them() -> None:
     assert reading.notes == ("the file has no sizes: the program that runs the model sets them",)
 
 
-def test_an_odd_margin_starts_one_pixel_before_torchvisions() -> None:
+def test_vdsp_odd_margin_starts_one_pixel_before_torchvision() -> None:
     writing = vdsp_from_pipeline(
         Pipeline(ops=(Decode(), Resize(size=(635, 635), antialias=False), CenterCrop(size=(600, 600)), ToTensor()))
     )
@@ -148,7 +148,7 @@ def test_an_odd_margin_starts_one_pixel_before_torchvisions() -> None:
     assert writing.notes == ("the crop starts at row 17, column 17, and torchvision rounds half to even",)
 
 
-def test_our_imagenet_preset() -> None:
+def test_vdsp_from_imagenet_preset_has_notes() -> None:
     writing = vdsp_from_pipeline(PRESETS["imagenet"])
     assert writing.params.config.resize_type == "BILINEAR_PILLOW"
     assert writing.notes == ("Resize 256 keeps the aspect here; the card resizes to 256 x 256",)
@@ -170,7 +170,7 @@ SQUARE = Resize(size=(9, 9))
         ((Decode(), SQUARE, ToTensor(), Normalize(mean=(1e6,) * 3, std=(1,) * 3)), "do not fit into half precision"),
     ],
 )
-def test_pipelines_the_card_has_not(ops: tuple[Any, ...], message: str) -> None:
+def test_vdsp_from_pipeline_the_card_lacks_is_refused(ops: tuple[Any, ...], message: str) -> None:
     with pytest.raises(VendorFileError, match=message):
         vdsp_from_pipeline(Pipeline(ops=ops))
 
@@ -184,7 +184,7 @@ def test_pipelines_the_card_has_not(ops: tuple[Any, ...], message: str) -> None:
     mean=st.tuples(*[st.integers(-1000, 1000)] * 3),
     std=st.tuples(*[st.integers(1, 1000)] * 3),
 )
-def test_a_pipeline_comes_back_as_the_card_holds_it(
+def test_vdsp_from_pipeline_round_trips_in_half_precision(
     resize: tuple[int, int],
     margin: tuple[int, int],
     mode: Any,
@@ -209,7 +209,7 @@ def test_a_pipeline_comes_back_as_the_card_holds_it(
     np.testing.assert_allclose(nominal.std, normalize.std, rtol=2**-11)
 
 
-def test_numbers_before_they_were_rounded() -> None:
+def test_vdsp_nominal_numbers_are_those_before_rounding() -> None:
     assert before_rounding(tuple(in_half([0.1, 0.57]))) == (0.1, 0.57)
     assert before_rounding((0.1, 0.57)) == (0.1, 0.57)
     assert in_half([1e6]) == [np.inf]
@@ -227,7 +227,7 @@ def test_numbers_before_they_were_rounded() -> None:
         (b'{"OpType": "X", "OpConfig": {"Mean": [NaN]}}', "OpConfig.Mean.0"),
     ],
 )
-def test_damaged_files_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+def test_vdsp_damaged_files_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "p.json"
     path.write_bytes(content)
     with pytest.raises(VendorFileError, match=f"p.json: .*{message}"):
@@ -255,7 +255,9 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes, message: str) -
         (COMPILE, params(NormaType="CUBE"), "warning", "not compared with vdsp_params: NormaType CUBE"),
     ],
 )
-def test_against_the_build_file(text: str, vdsp: VdspParams, severity: str | None, message: str) -> None:
+def test_vdsp_against_build_file_names_differences(
+    text: str, vdsp: VdspParams, severity: str | None, message: str
+) -> None:
     document = changed(text)
     dialect = dialect_of(document)
     alone = {finding.message for finding in check_document(document, dialect)}
@@ -268,20 +270,20 @@ def test_against_the_build_file(text: str, vdsp: VdspParams, severity: str | Non
     assert finding.line is not None
 
 
-def test_the_cards_picture_against_the_input() -> None:
+def test_vdsp_picture_size_against_input_is_named() -> None:
     document = changed(COMPILE, ("[1, 3, 224, 224]", "[1, 3, 299, 299]"))
     messages = [finding.message for finding in check_document(document, "compile", vdsp=params())]
     assert "the card's images are [224, 224], and `input.1` needs [299, 299]" in messages
 
 
-def test_a_build_file_without_operations_is_noted() -> None:
+def test_vdsp_against_build_file_without_operations_is_noted() -> None:
     document = changed(COMPILE, ("process_ops:", "house_ops:"))
     findings = check_document(document, "compile", vdsp=params())
     assert "note" in [finding.severity for finding in findings if "no operations to compare" in finding.message]
 
 
 @pytest.mark.shared
-def test_every_shared_file_is_recognised_and_written_again(shared_vacc: Path) -> None:
+def test_vdsp_shared_files_are_recognised_and_rewritten(shared_vacc: Path) -> None:
     paths = sorted((shared_vacc / "vdsp_params").glob("*.json"))
     assert len(paths) == 50
     same_text = 0
@@ -303,7 +305,7 @@ def test_every_shared_file_is_recognised_and_written_again(shared_vacc: Path) ->
     assert sum(recognise(load_vdsp(path)).nominal == CARD for path in paths) == 37
 
 
-def test_even_sides_are_said_to_be_left_out() -> None:
+def test_vdsp_even_sides_are_noted_as_left_out() -> None:
     pipeline = Pipeline(ops=(Decode(), EvenSides(), Resize(size=(8, 8)), ToTensor()))
     plain = Pipeline(ops=(Decode(), Resize(size=(8, 8)), ToTensor()))
     card, ops = vdsp_from_pipeline(pipeline), ops_from_pipeline(pipeline)

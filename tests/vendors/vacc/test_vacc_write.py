@@ -58,28 +58,26 @@ def written(**changes: Any) -> BuildFile:
     ],
     ids=["plain", "head and skipped", "per tensor"],
 )
-def test_what_is_written_is_read(dialect: Any, method: Method, more: dict[str, Any]) -> None:
+def test_write_build_file_is_read_back(dialect: Any, method: Method, more: dict[str, Any]) -> None:
     build = written(dialect=dialect, method=method, **more)
     document = Document.parse(build.text)
     spec = read_spec(document)
     expected = {"percentile": "percentile", "kl": "kl_divergence", "minmax": "max", "mse": "mse"}[
         {Percentile: "percentile", Kl: "kl", MinMax: "minmax", Mse: "mse"}[type(method)]
     ]
-    assert spec.calibration is not None
-    assert spec.calibration.method == expected
-    assert spec.calibration.fraction == (0.9995 if isinstance(method, Percentile) else None)
-    assert spec.calibration.per_channel == more.get("per_channel", True)
-    assert spec.calibration.skip_conv_layers == ([2, 9] if "skip_conv_layers" in more else None)
-    assert (spec.head is not None) == ("softmax" in more)
-    assert spec.data is not None
-    assert spec.data.ops == list(ops_from_pipeline(PRESETS["imagenet"]).ops)
+    assert spec.backend.quantize is not None
+    assert spec.backend.quantize.calibrate_mode == expected
+    assert spec.backend.quantize.calibrate_range == (0.9995 if isinstance(method, Percentile) else None)
+    assert spec.backend.quantize.quantize_per_channel == more.get("per_channel", True)
+    assert spec.backend.quantize.skip_conv_layers == ([2, 9] if "skip_conv_layers" in more else None)
+    assert (spec.graph.extra_ops is not None) == ("softmax" in more)
+    assert spec.dataset is not None
+    assert spec.dataset.process_ops == list(ops_from_pipeline(PRESETS["imagenet"]).ops)
     assert spec.workspace is not None
     assert spec.workspace.path == more.get("workspace", "./deploy_weights/")
-    assert spec.source is not None
-    assert build.spec.source is not None
     # The build dialect has no place for the type of the inputs; everything else reads back as it was given.
-    source = build.spec.source.model_copy(update={} if dialect == "compile" else {"dtype": None})
-    kept = build.spec.model_copy(update={"source": source})
+    frontend = build.spec.frontend.model_copy(update={} if dialect == "compile" else {"dtype": None})
+    kept = build.spec.model_copy(update={"frontend": frontend})
     assert spec == kept
     errors = [finding for finding in check_document(document, dialect) if finding.severity == "error"]
     assert errors == []
@@ -90,7 +88,7 @@ SETTINGS = CompilerSettings(
 )
 
 
-def test_compiler_settings_are_written_where_each_dialect_has_them() -> None:
+def test_write_compiler_settings_where_each_dialect_has_them() -> None:
     data = Document.parse(written(settings=SETTINGS).text).data["backend"]
     assert data["compile"] == {"cluster_mode": 0, "data_transport_mode": 3}
     quantize = {"skip_matmul_layers": [0, 1], "calibrate_chunk_by": -1, "overflow_adaptive": 1}
@@ -105,13 +103,13 @@ def test_compiler_settings_are_written_where_each_dialect_has_them() -> None:
     ]
 
 
-def test_compiler_settings_left_out_add_no_section() -> None:
+def test_write_without_compiler_settings_adds_no_section() -> None:
     data = Document.parse(written().text).data["backend"]
     assert list(data) == ["type", "dtype", "quantize"]
     assert list(data["quantize"]) == ["calibrate_mode", "quantize_per_channel", "calibrate_range"]
 
 
-def test_fp16_build_has_no_calibration() -> None:
+def test_write_fp16_has_no_calibration() -> None:
     common: dict[str, Any] = {
         "name": "small_fp16", "checkpoint": "small.onnx", "input_name": "input", "input_shape": (1, 3, 224, 224)
     }  # fmt: skip
@@ -133,7 +131,7 @@ def test_fp16_build_has_no_calibration() -> None:
         write_build_file(Build(**common, dialect="compile", settings=SETTINGS), None)
 
 
-def test_notes_stand_in_the_file() -> None:
+def test_write_puts_notes_into_file() -> None:
     build = written(dialect="build", method=Mse())
     assert "quant_mode: mse is known only in the compile dialect" in build.notes
     comments = " ".join(line.removeprefix("# ") for line in build.text.splitlines() if line.startswith("#"))
@@ -141,18 +139,18 @@ def test_notes_stand_in_the_file() -> None:
     assert max(len(line) for line in build.text.splitlines()) <= 120
 
 
-def test_ready_tensors_have_no_operations() -> None:
+def test_write_ready_tensors_have_no_operations() -> None:
     build = written(data=CalibrationFolder(path="tensors", suffix="npz", count=50))
     assert "process_ops" not in build.text
     assert build.notes == ()
     assert "suffix: npz # preprocessed tensors" in build.text
 
 
-def test_the_same_choices_give_the_same_text() -> None:
+def test_write_same_choices_give_same_text() -> None:
     assert written().text == written().text
 
 
-def test_the_input_is_the_models(tmp_path: Path) -> None:
+def test_read_image_input_is_that_of_model(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "tiny.onnx")
     pipeline = Pipeline(ops=(Decode(), Resize(size=(8, 8)), ToTensor()))
     assert read_image_input(model, pipeline) == ("input", (1, 3, 8, 8))
@@ -162,7 +160,7 @@ def test_the_input_is_the_models(tmp_path: Path) -> None:
         read_image_input(tmp_path / "gone.onnx", pipeline)
 
 
-def test_a_calibration_folder_tells_suffix_and_count(tmp_path: Path) -> None:
+def test_calibration_folder_gives_suffix_and_count(tmp_path: Path) -> None:
     for name in ("a.JPEG", "sub/b.JPEG", ".hidden.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -178,7 +176,7 @@ def test_a_calibration_folder_tells_suffix_and_count(tmp_path: Path) -> None:
         calibration_folder(tmp_path / "gone")
 
 
-def test_calibration_tensors_are_our_own_preprocessing(tmp_path: Path, photos: Path) -> None:
+def test_calibration_tensors_equal_preprocess(tmp_path: Path, photos: Path) -> None:
     from quantkit.data.folder import find_images
     from quantkit.data.preprocess import preprocess
 
@@ -205,7 +203,7 @@ def test_calibration_tensors_are_our_own_preprocessing(tmp_path: Path, photos: P
 
 @pytest.mark.parametrize("layers", [50, 101, 152, 200])
 @pytest.mark.parametrize("dialect", ["build", "compile"])
-def test_shipped_build_files_are_what_is_written_today(layers: int, dialect: Any) -> None:
+def test_shipped_build_files_equal_those_written_now(layers: int, dialect: Any) -> None:
     """Renewed by ``quantkit vamc write --preset vacc --calibration-folder calibration --suffix JPEG --count 1000``."""
     path = CONFIGS / f"iresnet{layers}-{dialect}.yaml"
     name = f"iresnet{layers}"
@@ -223,7 +221,7 @@ def test_shipped_build_files_are_what_is_written_today(layers: int, dialect: Any
 
 
 @pytest.mark.parametrize("dialect", ["build", "compile"])
-def test_shipped_build_files_of_the_demo_fit_its_model(dialect: Any) -> None:
+def test_shipped_build_files_of_demo_fit_its_model(dialect: Any) -> None:
     """Renewed by ``quantkit vamc write --preset digits --calibration-folder calibration --suffix png --count 100``."""
     path = CONFIGS / f"mini_iresnet-{dialect}.yaml"
     model = Path("quantkit/demo/mini_iresnet.onnx")
@@ -247,7 +245,7 @@ def test_shipped_build_files_of_the_demo_fit_its_model(dialect: Any) -> None:
     ]
 
 
-def test_the_shipped_card_preprocessing_is_the_presets() -> None:
+def test_shipped_vdsp_params_equal_preset() -> None:
     path = CONFIGS / "imagenet-vdsp_params.json"
     assert load_vdsp(path) == vdsp_from_pipeline(PRESETS["vacc"]).params
     assert len(list(CONFIGS.iterdir())) == 11

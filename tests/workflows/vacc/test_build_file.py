@@ -11,6 +11,7 @@ from quantkit.data.build_set import build_calibration_set
 from quantkit.errors import UsageError
 from quantkit.runs.folder import RunFolder
 from quantkit.targets import VACC
+from quantkit.vendors.vacc.dialects import CompileOptions
 from quantkit.vendors.vacc.write import CompilerSettings
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.quantize import quantize
@@ -29,47 +30,53 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_it_is_the_file_that_the_calibration_left(run: Path) -> None:
+def test_vamc_of_run_equals_file_of_calibration(run: Path) -> None:
     build, pipeline = vamc_of_run(run)
     assert build.text == (run / "vamc.yaml").read_text()
     assert pipeline == PIPELINE
 
 
-def test_the_model_for_the_card_goes_before_the_other(run: Path) -> None:
+def test_vamc_of_run_prefers_model_for_the_card(run: Path) -> None:
     quantize(run, method=Kl(), target=VACC, options=QuantizeOptions(per_channel=False, power_of_two=True, skip=("b",)))
     assert choices_of_run(RunFolder(run).read()).method == Kl()
-    calibration = vamc_of_run(run)[0].spec.calibration
+    calibration = vamc_of_run(run)[0].spec.backend.quantize
     assert calibration is not None
-    assert (calibration.method, calibration.per_channel) == ("kl_divergence", False)
+    assert (calibration.calibrate_mode, calibration.quantize_per_channel) == ("kl_divergence", False)
     assert (calibration.weight_scale, calibration.skip_conv_layers) == ("power2", [1])
 
 
-def test_what_is_asked_for_is_changed_and_nothing_else(run: Path) -> None:
+def test_vamc_of_run_changes_only_what_is_asked_for(run: Path) -> None:
     options = VamcOptions(dialect="build", suffix="npz", count=3, softmax=True, name="other")
     spec = vamc_of_run(run, method=Kl(), per_channel=False, skip_convs=[0], options=options)[0].spec
-    assert spec.calibration is not None
-    assert spec.data is not None
-    assert (spec.calibration.method, spec.calibration.per_channel) == ("kl_divergence", False)
-    assert (spec.calibration.skip_conv_layers, spec.calibration.weight_scale) == ([0], None)
-    assert (spec.data.suffix, spec.data.count, spec.data.path) == ("npz", 3, str((run / "calibration").resolve()))
-    assert (spec.name, spec.head is not None) == ("other", True)
+    assert spec.backend.quantize is not None
+    assert spec.dataset is not None
+    assert (spec.backend.quantize.calibrate_mode, spec.backend.quantize.quantize_per_channel) == (
+        "kl_divergence",
+        False,
+    )
+    assert (spec.backend.quantize.skip_conv_layers, spec.backend.quantize.weight_scale) == ([0], None)
+    assert (spec.dataset.sampler.suffix, spec.dataset.count, spec.dataset.path) == (
+        "npz",
+        3,
+        str((run / "calibration").resolve()),
+    )
+    assert (spec.name, spec.graph.extra_ops is not None) == ("other", True)
 
 
-def test_build_file_run_without_its_set_is_the_same(run: Path, tmp_path: Path) -> None:
+def test_vamc_of_run_without_its_set_is_same(run: Path, tmp_path: Path) -> None:
     (tmp_path / "set.csv").unlink()
     assert vamc_of_run(run)[0].text == (run / "vamc.yaml").read_text()
 
 
-def test_an_index_beyond_the_model_is_refused(run: Path) -> None:
+def test_vamc_of_run_index_beyond_model_is_refused(run: Path) -> None:
     with pytest.raises(UsageError, match="there is no conv 2"):
         vamc_of_run(run, skip_convs=[2])
 
 
-def test_fp16_of_a_run_is_its_fp32_model_without_calibration(run: Path, tmp_path: Path) -> None:
+def test_vamc_of_run_fp16_is_fp32_model_without_calibration(run: Path, tmp_path: Path) -> None:
     (tmp_path / "set.csv").unlink()  # not needed
     options = VamcOptions(precision="fp16", compiler=CompilerSettings(data_transport_mode=1))
     spec = vamc_of_run(run, options=options)[0].spec
-    assert (spec.name, spec.precision, spec.calibration, spec.data) == ("tiny_fp16", "fp16", None, None)
-    assert spec.compile_options == {"data_transport_mode": 1}
-    assert spec.source is not None
-    assert (spec.source.checkpoint, spec.source.inputs) == (str(tmp_path / "tiny.onnx"), {"input": [1, 3, 8, 8]})
+    assert (spec.name, spec.backend.dtype, spec.backend.quantize, spec.dataset) == ("tiny_fp16", "fp16", None, None)
+    assert spec.backend.compile == CompileOptions(data_transport_mode=1)
+    assert (spec.frontend.checkpoint, spec.inputs) == (str(tmp_path / "tiny.onnx"), {"input": [1, 3, 8, 8]})

@@ -57,7 +57,7 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("preset", ["imagenet", "cifar10"])
-def test_the_cards_pipeline_is_the_one_that_vdsp_params_express(preset: str) -> None:
+def test_card_pipeline_equals_that_of_vdsp_params(preset: str) -> None:
     card = card_pipeline(PRESETS[preset])
     assert recognise(vdsp_from_pipeline(card).params).pipeline == card
     (resize,) = (op for op in card.ops if isinstance(op, Resize))
@@ -103,13 +103,13 @@ def test_vsx_breakdown_differs_from_vamp_on_odd_sides_only(tmp_path: Path) -> No
     assert vsx.steps[0].top1 == card.reference.top1
 
 
-def test_a_deviation_that_half_precision_cannot_hold_is_refused() -> None:
+def test_card_pipeline_std_beyond_half_precision_is_refused() -> None:
     pipeline = Pipeline(ops=(Decode(), ToTensor(), Normalize(mean=(0.0,) * 3, std=(1e-9,) * 3)))
     with pytest.raises(VendorFileError, match="do not fit into half precision"):
         card_pipeline(pipeline)
 
 
-def test_each_step_is_what_a_comparison_of_its_models_gives(run: Path, tmp_path: Path) -> None:
+def test_error_breakdown_steps_equal_comparisons_of_models(run: Path, tmp_path: Path) -> None:
     found = error_breakdown(run)
     assert [step.name for step in found.steps] == ["preprocessing", "fp16", "int8"]
     simulator = CompilerSimulator.of_run(run)
@@ -128,7 +128,7 @@ def test_each_step_is_what_a_comparison_of_its_models_gives(run: Path, tmp_path:
     assert last.in_all.value == pytest.approx(last.top1 - found.top1)
 
 
-def test_a_model_that_does_not_look_loses_nothing(tmp_path: Path) -> None:
+def test_error_breakdown_of_blind_model_is_zero(tmp_path: Path) -> None:
     model = onnx.load(tiny_model(tmp_path / "blind.onnx"))
     for tensor in model.graph.initializer:
         if tensor.name == "w1":
@@ -141,7 +141,7 @@ def test_a_model_that_does_not_look_loses_nothing(tmp_path: Path) -> None:
         assert 0.0 in step.in_all.ci95
 
 
-def test_the_command_shows_it_and_keeps_it_in_the_json(run: Path, tmp_path: Path) -> None:
+def test_compare_breakdown_is_printed_and_in_json(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "c.json"
     words = ["compare", "fp32", "int8", "--run", str(run), "--breakdown", "--drift-images", "0", "--json", str(out)]
     result = CliRunner().invoke(app, words)
@@ -154,7 +154,7 @@ def test_the_command_shows_it_and_keeps_it_in_the_json(run: Path, tmp_path: Path
     assert json.loads(out.read_text())["breakdown"] == json.loads(json.dumps(error_breakdown(run).to_json()))
 
 
-def test_command_runtime_is_said_and_checked(run: Path) -> None:
+def test_compare_breakdown_runtime_is_printed_and_checked(run: Path) -> None:
     words = ["compare", "fp32", "int8", "--run", str(run), "--breakdown", "--drift-images", "0", "--runtime"]
     result = CliRunner().invoke(app, [*words, "vsx"])
     assert result.exit_code == 0, result.output
@@ -163,7 +163,7 @@ def test_command_runtime_is_said_and_checked(run: Path) -> None:
     assert "'cuda' is not one of" in str(refused.output + str(refused.exception))
 
 
-def test_without_a_run_there_is_nothing_to_attribute(run: Path, tmp_path: Path) -> None:
+def test_compare_breakdown_without_run_is_refused(run: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         shutil.copy(tmp_path / "tiny.onnx", tmp_path / f"{name}.onnx")
     words = ["compare", str(tmp_path / "one.onnx"), str(tmp_path / "two.onnx"), "--preset", "cifar10", "--breakdown"]

@@ -55,22 +55,24 @@ def test_advise_table_has_every_combination_once(advice: Advice) -> None:
     assert all(one.skip_convs == () for one in advice.candidates)
 
 
-def test_the_best_agrees_most_and_the_file_holds_its_options(advice: Advice, run: Path) -> None:
+def test_advise_best_agrees_most_and_file_has_its_options(advice: Advice, run: Path) -> None:
     told = advice.to_json()
     assert told["best"] in told["candidates"]
     assert told["best"]["chosen_on"]["agreement"] == max(one["chosen_on"]["agreement"] for one in told["candidates"])
     assert told["best"]["quantize_per_channel"] is True
     assert min(one["chosen_on"]["agreement"] for one in told["candidates"]) < 99.0
     assert advice.path == run / "vamc-advised.yaml"
-    calibration = read_spec(Document.load(advice.path)).calibration
+    calibration = read_spec(Document.load(advice.path)).backend.quantize
     assert calibration is not None
-    assert (calibration.method, calibration.per_channel, calibration.weight_scale) == options_of(told["best"])
+    assert (calibration.calibrate_mode, calibration.quantize_per_channel, calibration.weight_scale) == options_of(
+        told["best"]
+    )
     assert calibration.skip_conv_layers is None
-    if calibration.method == "percentile":
-        assert calibration.fraction == 0.9999
+    if calibration.calibrate_mode == "percentile":
+        assert calibration.calibrate_range == 0.9999
 
 
-def test_the_figures_are_those_of_a_comparison_of_either_half(advice: Advice, run: Path, tmp_path: Path) -> None:
+def test_advise_figures_equal_comparison_of_either_half(advice: Advice, run: Path, tmp_path: Path) -> None:
     path = CompilerSimulator.of_run(run).write(advice.best.choices, tmp_path / "best.onnx")
     whole = compare(["fp32", path], run=run, drift_images=0)
     best = advice.best
@@ -84,7 +86,7 @@ def test_the_figures_are_those_of_a_comparison_of_either_half(advice: Advice, ru
     assert whole.candidates[0].top1 == pytest.approx((best.chosen_on.top1 + best.evaluated_on.top1) / 2)
 
 
-def test_the_command_writes_the_same_file(advice: Advice) -> None:
+def test_advise_command_writes_same_file(advice: Advice) -> None:
 
     text = advice.path.read_text()
     advice.path.unlink()
@@ -96,7 +98,7 @@ def test_the_command_writes_the_same_file(advice: Advice) -> None:
     assert advice.path.read_text() == text
 
 
-def test_a_skipped_conv_must_earn_its_place(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_advise_skipped_conv_must_earn_its_place(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "AGREES_ENOUGH", 100.1)
     advice = advise(run, skips=2, out=tmp_path / "out.yaml", options=VamcOptions(dialect="build"))
     skipping = [one for one in advice.candidates if one.skip_convs]
@@ -107,7 +109,7 @@ def test_a_skipped_conv_must_earn_its_place(run: Path, monkeypatch: pytest.Monke
     assert json.loads(json.dumps(advice.to_json()))["sensitivities"][0]["conv"] == advice.sensitivities[0].conv
 
 
-def test_each_longer_list_must_agree_more_by_more_than_chance(advice: Advice) -> None:
+def test_worth_skipping_longer_list_must_agree_beyond_chance(advice: Advice) -> None:
     def agreeing(count: int) -> Candidate:
         return replace(advice.best, agrees=np.arange(100) < count)
 
@@ -117,7 +119,7 @@ def test_each_longer_list_must_agree_more_by_more_than_chance(advice: Advice) ->
     assert worth_skipping(plain, []) is plain
 
 
-def test_sensitivity_finds_the_uneven_convolution(run: Path) -> None:
+def test_advise_sensitivity_finds_uneven_convolution(run: Path) -> None:
     found = sensitivities_of(CompilerSimulator.of_run(run), CompilerOptions(per_channel=False), threads=1)
     assert [one.conv for one in found] == [1, 0]
     assert found[0].gain_db > 3.0

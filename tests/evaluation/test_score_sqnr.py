@@ -1,11 +1,12 @@
-"""How far scores lie from those of fp32, and which of a model's outputs they are."""
+"""SQNR of the scores: one figure for logits and for the probabilities made of them."""
 
 import math
 
 import numpy as np
 import pytest
+from scipy import special
 
-from quantkit.engine.scores import EXACT_DB, score_sqnr_db, sqnr_by_image_db
+from quantkit.evaluation.score_sqnr import EXACT_DB, score_sqnr_db, sqnr_by_image_db
 
 
 def test_sqnr_by_image_of_a_hand_worked_example():
@@ -24,7 +25,7 @@ def test_sqnr_of_equal_zeros_is_exact(shape):
 def test_sqnr_of_noise_on_zeros_alone_is_the_least():
     zeros = np.zeros((2, 4), np.float32)
     assert (sqnr_by_image_db(zeros, zeros + 1) == -EXACT_DB).all()
-    assert score_sqnr_db(zeros, zeros + 1) == -math.inf
+    assert score_sqnr_db(zeros, zeros + 1) == -EXACT_DB
 
 
 def test_sqnr_of_one_silent_image_is_measured_against_the_mean_signal():
@@ -37,3 +38,20 @@ def test_sqnr_of_one_silent_image_is_measured_against_the_mean_signal():
 def test_sqnr_of_images_equal_beside_silence_is_exact():
     reference = np.array([[0.0, 0.0], [10.0, 0.0]], np.float32)
     assert (sqnr_by_image_db(reference, reference) == EXACT_DB).all()
+
+
+def test_sqnr_of_a_model_that_ends_in_a_softmax_is_that_of_its_logits():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0.0, 3.0, (40, 10))
+    logits -= logits.mean(axis=1, keepdims=True)
+    noisy = logits + rng.normal(0.0, 0.1, logits.shape)
+    noisy -= noisy.mean(axis=1, keepdims=True)
+    wanted = sqnr_by_image_db(logits.astype(np.float32), noisy.astype(np.float32))
+    probabilities = (special.softmax(one, axis=1).astype(np.float32) for one in (logits, noisy))
+    np.testing.assert_allclose(sqnr_by_image_db(*probabilities), wanted, atol=0.01)
+
+
+def test_sqnr_of_scores_is_the_mean_over_the_images():
+    reference = np.array([[3.0, 4.0], [300.0, 400.0]], np.float32)
+    other = reference + np.array([[0.5, 0.0], [0.0, 5.0]], np.float32)
+    assert score_sqnr_db(reference, other) == pytest.approx((20.0 + 40.0) / 2.0)
