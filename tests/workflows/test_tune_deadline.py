@@ -68,8 +68,8 @@ def test_time_limit_holds_in_every_step_and_the_rest_resumes(calibrated: Path, t
         ticks.clear()
         cut = tune(calibrated, replace(OPTIONS, seconds=share * total), fresh=True)
         assert cut.outcome.out_of_time
-        # Two workers may look once more each; nothing that is looked at begins after that.
-        assert ticks[-1] - ticks[0] <= share * total + 4
+        # Jobs that wait for the threads may look once more each, and end there.
+        assert ticks[-1] - ticks[0] <= share * total + 16
         kept = cut.outcome.best
         assert kept.holdout is not None
         record = RunFolder(calibrated).read().quantized["int8-tuned"]
