@@ -44,7 +44,7 @@ EARNED, CERTAINTY = 0.95, 1.0
 LEAST_SHARE = 0.003
 # If there are more ranges than this, they are ranked on this number of images, and those with the largest effects,
 # which together have this share of the noise, are refined.
-RANKED_ABOVE, RANKING_IMAGES, RANKED_SHARE = 12, 8, 0.8
+RANKED_ABOVE, RANKING_IMAGES, RANKED_SHARE = 12, 12, 0.8
 # The minimum share of the noise of all ranges that the refinement must remove.
 LEAST_GAIN = 0.002
 
