@@ -30,7 +30,7 @@ SELECTION_STRIDE = 3
 FIT_IMAGES, MAX_FIT_IMAGES, FIT_MACS = 96, 256, 20e9
 SELECTION_IMAGES = 128
 # A range is refined by running the network a few times on this number of images, again bounded by multiply-adds.
-LEAST_RANGING, RANGING, RANGING_MACS = 24, 64, 60e9
+LEAST_RANGING, RANGING, RANGING_MACS = 16, 64, 60e9
 # Ranges of a rewritten model are observed on this number of images: a few hundred, or a hundred for a large network.
 LEAST_OBSERVED, OBSERVED, OBSERVED_MACS = 96, 512, 400e9
 LEAST_IMAGES = 6
