@@ -1,8 +1,8 @@
 """What int8 costs and what tuning wins back, on real models, with other quantizers beside ours, in one table.
 
     python benchmarks/accuracy.py [--models a,b] [--targets ort,ort-per-tensor,vacc] [--peers none|all] [--json FILE]
-    python benchmarks/accuracy.py --methods [--models a,b] [--peers none|all]
-    python benchmarks/accuracy.py --model FILE --set SET.csv --images FOLDER --preset NAME_OR_YAML ...
+    python benchmarks/accuracy.py --methods [--models a,b] [--targets ort,vacc] [--peers none|all]
+    python benchmarks/accuracy.py --model FILE --set SET.csv --images FOLDER --preset NAME_OR_YAML [--unlabelled] ...
 
 ``default`` is what ``quantkit calibrate`` makes, ``tuned`` what ``quantkit tune`` makes of it: for ``ort`` towards a
 drop of 0.3 points and an agreement set for each model, with no layer in float unless ``--max-float`` allows it; for
@@ -10,8 +10,9 @@ drop of 0.3 points and an agreement set for each model, with no layer in float u
 disjoint. ``latency`` is the time of one image, one thread, against fp32, both in turn. Peers get the same calibration
 images and are evaluated on the same others: onnxruntime's quantize_static by each of its methods, and nncf where it is
 installed. With ``--methods``, nothing is tuned: the models of ``quantkit calibrate`` by each method and by ``auto``,
-without their latency. The models and images are those kept beside the checkout, or with ``--model`` any others: a
-calibration set, and a folder of labelled images without those of the set.
+without their latency, for ``ort`` unless ``--targets`` names others. The models and images are those kept beside the
+checkout, or with ``--model`` any others: a calibration set, and a folder of labelled images without those of the set;
+with ``--unlabelled``, for images of other classes than the model's, the answers of fp32 are their labels.
 """
 
 import argparse
@@ -22,7 +23,8 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +50,14 @@ from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import find_labelled_images
 from quantkit.data.overlap import overlap
+from quantkit.data.parallel import available_cpus
 from quantkit.data.preprocess import preprocess
 from quantkit.data.source import ImageSource
+from quantkit.engine.classifier import read_classifier
+from quantkit.engine.scores import scores_of
 from quantkit.evaluation.result import Comparison, ModelResult
 from quantkit.runs.folder import FP32
+from quantkit.runs.inputs import ModelInputs
 from quantkit.search.mixed_precision import FloatBudget
 from quantkit.search.stages import Goal
 from quantkit.targets import ORT, VACC, Target
@@ -112,10 +118,6 @@ FORMS = {
 }
 
 
-# What is listed by name, not by target.
-TABLES = ("peers", "methods")
-
-
 def main() -> int:
     """Measure, print and write."""
     arguments = parse()
@@ -139,7 +141,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(CASES))
-    parser.add_argument("--targets", default=",".join(FORMS))
+    parser.add_argument("--targets", help="default: all, and with --methods ort")
     parser.add_argument("--methods", action="store_true", help="compare the calibration methods, and tune nothing")
     parser.add_argument("--peers", choices=("none", "all"), default="all")
     parser.add_argument("--max-float", type=float, default=0.0, help="share of multiply-adds tuning may leave in float")
@@ -149,10 +151,12 @@ def parse() -> argparse.Namespace:
     own.add_argument("--set", type=Path, help="calibration set")
     own.add_argument("--images", type=Path, help="folder of labelled images")
     own.add_argument("--preset", help="preprocessing: a preset's name, or a YAML file with ops")
+    own.add_argument("--unlabelled", action="store_true", help="take the answers of fp32 for labels")
     own.add_argument("--min-agreement", type=float, default=98.0, help="percent of the answers that tuning aims for")
     arguments = parser.parse_args()
     if arguments.model is not None and None in (arguments.set, arguments.images, arguments.preset):
         parser.error("--model needs --set, --images and --preset")
+    arguments.targets = arguments.targets or ("ort" if arguments.methods else ",".join(FORMS))
     for asked, known in ((arguments.models, CASES), (arguments.targets, FORMS)):
         if unknown := set(asked.split(",")) - known.keys():
             parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
@@ -164,6 +168,11 @@ def given(arguments: argparse.Namespace) -> Case:
     pipeline, chosen = choose_pipeline(arguments.preset, Project()), CalibrationSet.load(arguments.set)
     assert pipeline is not None
     holdout_images = without(find_labelled_images(arguments.images, None, None), chosen)
+    if arguments.unlabelled:
+        model = read_classifier(arguments.model).core
+        inputs = ModelInputs(model, holdout_images.items, partial(preprocess, pipeline=pipeline))
+        labels = scores_of(model, inputs, threads=available_cpus()).argmax(axis=1)
+        holdout_images = replace(holdout_images, labels=labels)
     return Case(arguments.model, pipeline, chosen, holdout_images, arguments.min_agreement)
 
 
@@ -228,10 +237,11 @@ def without(images: ImageSource, chosen: CalibrationSet) -> ImageSource:
 def measure(case: Case, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of one model: every target, default and tuned, and the peers."""
     found: dict[str, Any] = {}
-    if arguments.methods:
-        found["methods"] = measure_methods(case, folder / "methods")
-    for name in arguments.targets.split(",") if not arguments.methods else ():
-        found[name] = measure_form(case, folder / name, FORMS[name], arguments.max_float)
+    for name in arguments.targets.split(","):
+        if arguments.methods:
+            found[f"methods of {name}"] = measure_methods(case, folder / name, FORMS[name])
+        else:
+            found[name] = measure_form(case, folder / name, FORMS[name], arguments.max_float)
     if arguments.peers == "all":
         found["peers"] = dict(measure_peers(case, folder))
     return found
@@ -274,18 +284,24 @@ def measure_form(case: Case, run: Path, form: Form, max_float: float) -> dict[st
     }
 
 
-def measure_methods(case: Case, run: Path) -> dict[str, Any]:
-    """Return the figures of every method and of auto, for onnxruntime."""
-    manifest = run.parent.parent / f"{run.parent.name}-methods.csv"
+def measure_methods(case: Case, run: Path, form: Form) -> dict[str, Any]:
+    """Return the figures of every method and of auto for one target."""
+    manifest = run.parent.parent / f"{run.parent.name}-{run.name}.csv"
     case.chosen.save(manifest)
+    forms = {"target": form.target, "options": form.options}
     start_s = time.perf_counter()
-    done = calibrate(case.model, manifest, case.pipeline, run=run, method="auto")
+    done = calibrate(case.model, manifest, case.pipeline, run=run, method="auto", **forms)
     seconds = [time.perf_counter() - start_s]
     for name in METHODS:
         start_s = time.perf_counter()
-        quantize(run, method=name, out=run / f"{name}.onnx")
+        quantize(run, method=name, out=run / f"by-{name}.onnx", **forms)
         seconds.append(time.perf_counter() - start_s)
-    result = compare([FP32, done.quantized.name, *METHODS], run=run, images=case.holdout_images, drift_images=0)
+    result = compare(
+        [FP32, done.quantized.name, *(f"by-{name}" for name in METHODS)],
+        run=run,
+        images=case.holdout_images,
+        drift_images=0,
+    )
     labels = [f"auto: {method_words(done.quantized.method)}", *METHODS]
     rows = zip(labels, result.candidates, seconds, strict=True)
     return {label: figures(result, one) | {"seconds": spent} for label, one, spent in rows}
@@ -365,8 +381,9 @@ def print_table(model: str, found: dict[str, Any]) -> None:
     print(f"\n{model}: top-1 of fp32 {first['fp32_top1']:.2f}")
     print(f"{'':44}{'top-1':>7} {'difference, 95 % interval':>27} {'agree':>7} {'float':>7} {'latency':>8} {'s':>6}")
     for target, forms in found.items():
-        for name, one in forms.items() if target in TABLES else [(k, forms[k]) for k in ("default", "tuned")]:
-            label = name if target in TABLES else f"{target} {name} {one.get('recipe', '')}"
+        listed = target not in FORMS  # by name
+        for name, one in forms.items() if listed else [(k, forms[k]) for k in ("default", "tuned")]:
+            label = name if listed else f"{target} {name} {one.get('recipe', '')}"
             low, high = one["delta_top1_ci95"]
             difference = f"{one['delta_top1']:+.2f} [{low:+.2f}, {high:+.2f}]"
             share, ratio = one.get("float_macs_percent", 0.0), one["latency_ratio_to_fp32"]

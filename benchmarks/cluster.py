@@ -33,7 +33,7 @@ from inputs import SHARED
 from quantkit.config.method import MinMax
 from quantkit.data.build_set import choose_images
 from quantkit.data.folder import find_labelled_images
-from quantkit.engine.session import default_threads
+from quantkit.data.parallel import available_cpus
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.evaluate import evaluate
 from quantkit.workflows.presets import load_preset
@@ -188,7 +188,7 @@ def measure_overhead(options: argparse.Namespace) -> dict[str, Any]:
     images = find_labelled_images(options.images)
     images = images.only(range(min(options.count, len(images))))
     run_eval(options, images.only(range(min(8, len(images)))), None)  # code is compiled and read for the first time
-    cluster, rounds = f"local:{default_threads()}", []
+    cluster, rounds = f"local:{available_cpus()}", []
     for _ in range(options.rounds):
         local, expected = run_eval(options, images, None)
         spread, found = run_eval(options, images, cluster)
@@ -235,7 +235,7 @@ def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
                 peaks["worker"] = max([peaks["worker"], *map(private_mb, workers())])
 
             with repeatedly(look, 0.5):
-                run_eval(options, images, f"local:{default_threads()}")
+                run_eval(options, images, f"local:{available_cpus()}")
         found[len(images)] = peaks
         print(
             f"{len(images):6} images   driver {peaks['driver']:.0f} MB   a worker at most {peaks['worker']:.0f} MB",
@@ -290,7 +290,7 @@ def measure_jobs(options: argparse.Namespace) -> dict[str, Any]:
     from quantkit.engine.cluster.session import RaySession
     from quantkit.engine.device import CPU
 
-    engine = RayEngine(RaySession(ClusterAddress.parse(f"local:{default_threads()}"), CPU, 1), Watch())
+    engine = RayEngine(RaySession(ClusterAddress.parse(f"local:{available_cpus()}"), CPU, 1), Watch())
     try:
         return cost_of_jobs(engine, options.jobs)
     finally:
@@ -346,7 +346,7 @@ def main() -> int:
     except ImportError:
         print("skipped: needs quantkit[ray]")
         return 0
-    print(f"{options.model.name}, ray {ray.__version__}, {default_threads()} processors", flush=True)
+    print(f"{options.model.name}, ray {ray.__version__}, {available_cpus()} processors", flush=True)
     figures = {name: PARTS[name](options) for name in options.parts.split(",")}
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")

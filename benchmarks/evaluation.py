@@ -23,8 +23,8 @@ from PIL import Image
 
 from quantkit.config.pipeline import IMAGENET_MEAN, IMAGENET_STD, PRESETS
 from quantkit.data.folder import find_labelled_images
+from quantkit.data.parallel import available_cpus
 from quantkit.data.source import ImageSource
-from quantkit.engine.session import default_threads
 from quantkit.workflows.evaluate import evaluate
 
 
@@ -98,7 +98,7 @@ def main() -> int:
         if turn:
             rounds.append({"loop": rates[0], "eval": rates[1], "ratio": rates[1] / rates[0]})
     ratio = statistics.median(one["ratio"] for one in rounds)
-    print(f"median ratio {ratio:.2f} on {default_threads()} processors")
+    print(f"median ratio {ratio:.2f} on {available_cpus()} processors")
     if options.json:
         options.json.write_text(json.dumps({"rounds": rounds, "ratio": ratio}, indent=2) + "\n")
     return 0

@@ -201,8 +201,8 @@ def main() -> int:
     import onnxruntime as ort
 
     from quantkit.data.folder import find_labelled_images
+    from quantkit.data.parallel import available_cpus
     from quantkit.engine.device import CPU, Device
-    from quantkit.engine.session import default_threads
     from quantkit.workflows.presets import load_preset
 
     report: list[dict[str, Any]] = []
@@ -214,7 +214,7 @@ def main() -> int:
         pipeline = load_preset(options.preset)
         batches = [int(size) for size in options.batches.split(",")]
         others = [Device.parse(options.device, batch=size, options=options.provider_option) for size in batches]
-        print(f"{fp32.name}, {options.images} images, onnxruntime {ort.__version__}, {default_threads()} processors")
+        print(f"{fp32.name}, {options.images} images, onnxruntime {ort.__version__}, {available_cpus()} processors")
         target = "tensorrt" if others[0].kind == "tensorrt" else "ort"
         passes = [
             passed(fp32, images, pipeline, device, folder / f"pass{number}", target)

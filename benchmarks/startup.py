@@ -1,6 +1,6 @@
 """Whole commands as a user waits for them, from the start of the process to its end, on the network of the demo.
 
-    python benchmarks/startup.py [--rounds 15] [--demo FOLDER] [--cold] [--json FILE]
+    python benchmarks/startup.py [--rounds 15] [--demo FOLDER] [--cold] [--commands TEXT] [--json FILE]
 
 Commands take turns; each one is run once before, so that compiled code and bytecode are there, unless ``--cold``. Wall
 seconds and processor seconds are medians over the rounds. Ratios are of processor seconds, which other programs on the
@@ -47,19 +47,19 @@ def run(arguments: tuple[str, ...], folder: Path) -> tuple[float, float]:
     return wall_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def measure(rounds: int, demo: Path | None, cold: bool) -> dict[str, Any]:
+def measure(commands: dict[str, tuple[str, ...]], rounds: int, demo: Path | None, cold: bool) -> dict[str, Any]:
     """Return wall seconds, processor seconds and the ratio of each command."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "demo"
         if demo is None:
             run((*_QUANTKIT, "demo", "--out", folder.name), Path(place))
         else:
             shutil.copytree(demo, folder)
-        for arguments in COMMANDS.values() if not cold else ():
+        for arguments in commands.values() if not cold else ():
             run(arguments, folder)
         for _ in range(rounds):
-            for name, arguments in COMMANDS.items():
+            for name, arguments in commands.items():
                 times[name].append(run(arguments, folder))
     base = [processor for _, processor in times[BASE]]
     return {
@@ -78,9 +78,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--demo", type=Path, help="copy this folder of quantkit demo, in place of making one")
     parser.add_argument("--cold", action="store_true", help="leave out the run before the first round")
+    parser.add_argument("--commands", default="", help="measure the commands that contain this text, and the base")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    figures = measure(options.rounds, options.demo, options.cold)
+    commands = {name: one for name, one in COMMANDS.items() if name == BASE or options.commands in name}
+    figures = measure(commands, options.rounds, options.demo, options.cold)
     print(f"{'':36}  wall s  processor s  ratio")
     for name, one in figures.items():
         print(f"{name:36}  {one['wall_s']:6.2f}  {one['processor_s']:11.2f}  {one['ratio']:5.2f}")

@@ -77,6 +77,9 @@ from quantkit.evaluation.gate import (
     parse_gate as parse_gate,
 )
 from quantkit.evaluation.paired import Interval as Interval
+from quantkit.evaluation.preprocessing_search import (
+    TriedPreprocessing as TriedPreprocessing,
+)
 from quantkit.evaluation.result import Comparison as Comparison
 from quantkit.evaluation.result import ModelResult as ModelResult
 from quantkit.export.result import Exported as Exported
@@ -105,6 +108,7 @@ from quantkit.targets import ORT as ORT
 from quantkit.targets import TENSORRT as TENSORRT
 from quantkit.targets import VACC as VACC
 from quantkit.targets import Target as Target
+from quantkit.vendors.vacc.write import VamcOptions as VamcOptions
 from quantkit.workflows.backends import Backend as Backend
 from quantkit.workflows.calibrate import Calibration as Calibration
 from quantkit.workflows.calibrate import calibrate as calibrate
@@ -124,9 +128,6 @@ from quantkit.workflows.plan import plan_job as plan_job
 from quantkit.workflows.preprocessing_guess import (
     PreprocessingGuess as PreprocessingGuess,
 )
-from quantkit.workflows.preprocessing_guess import (
-    TriedPreprocessing as TriedPreprocessing,
-)
 from quantkit.workflows.presets import load_preset as load_preset
 from quantkit.workflows.quantize import Quantized as Quantized
 from quantkit.workflows.quantize import quantize as quantize
@@ -138,7 +139,6 @@ from quantkit.workflows.tune import TuneOptions as TuneOptions
 from quantkit.workflows.tune import Tuning as Tuning
 from quantkit.workflows.tune import tune as tune
 from quantkit.workflows.vacc.backend import VaccBackend as VaccBackend
-from quantkit.workflows.vacc.build_file import VamcOptions as VamcOptions
 from quantkit.workflows.vacc.device_results import DeviceResults as DeviceResults
 
 __all__: list[str]

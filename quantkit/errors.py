@@ -21,11 +21,28 @@
 Exit code 130 is an interruption by the user, 70 an unexpected error.
 """
 
+import re
+from collections.abc import Sequence
 from typing import ClassVar
+
+_OPTION = re.compile(r"^--([a-z][a-z-]*)")
+# Arguments of Python with other names than the options of the command line.
+_ARGUMENTS = {
+    "activations": "activation_type",
+    "max-float": "macs",
+    "max-skips": "layers",
+    "preset": "pipeline",
+    "provider-option": "options",
+    "set": "calibration_set",
+    "skip-conv": "skip_convs",
+}
 
 
 class QuantkitError(Exception):
     """Base class of all expected errors.
+
+    Where an argument is at fault, the message has its name in Python. `command_line` is the same message with the
+    option of the command line, which ``where`` has.
 
     Args:
         what: the fault, one sentence without a final full stop.
@@ -47,8 +64,22 @@ class QuantkitError(Exception):
         self.what = what
         self.where = None if where is None else str(where)
         self.fix = fix
-        text = what if self.where is None else f"{self.where}: {what}"
-        super().__init__(text if fix is None else f"{text}; {fix}")
+        super().__init__(_message(what, _argument(self.where), fix))
+
+    @property
+    def command_line(self) -> str:
+        """The message with the option of the command line."""
+        return _message(self.what, self.where, self.fix)
+
+
+def _message(what: str, where: str | None, fix: str | None) -> str:
+    text = what if where is None else f"{where}: {what}"
+    return text if fix is None else f"{text}; {fix}"
+
+
+def _argument(where: str | None) -> str | None:
+    """Return the name of the argument of Python, where an option of the command line is at fault."""
+    return where and _OPTION.sub(lambda found: _ARGUMENTS.get(found[1], found[1].replace("-", "_")), where)
 
 
 class UsageError(QuantkitError):
@@ -145,3 +176,13 @@ class CoverageError(GateError):
     """Less of the model becomes int8 than the user requires."""
 
     exit_code = 21
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of an error on one line, or its class if it has none."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def first_of(parts: Sequence[str], count: int = 5, separator: str = ", ") -> str:
+    """Return the first of many parts of a message, followed by dots if there are more."""
+    return separator.join([*parts[:count], *(["..."] if len(parts) > count else [])])

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from hypothesis import settings
+from models import copied_run, tiny_model, write_images
 
 import quantkit
+from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 
 # Without bytecode, each of the hundreds of processes that tests start compiles the package again, and each worker all
 # test files.
@@ -56,6 +58,25 @@ def demo_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo_folder(demo_of_all: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A module's own copy of the folder that ``quantkit demo`` makes."""
     return shutil.copytree(demo_of_all, tmp_path_factory.mktemp("demo") / "quantkit-demo")
+
+
+@pytest.fixture(scope="session")
+def tiny_run_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `tiny_run`, made once for each worker."""
+    folder = tmp_path_factory.mktemp("tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("tiny-cache")))
+        images = write_images(folder / "images", per_class=8)
+        quantkit.build_calibration_set(images, count=16).save(folder / "set.csv")
+        pipeline = Pipeline(ops=(Decode(), ToTensor()))
+        quantkit.calibrate(tiny_model(folder / "tiny.onnx"), folder / "set.csv", pipeline, run=folder / "run")
+    return folder
+
+
+@pytest.fixture
+def tiny_run(tiny_run_of_all: Path, tmp_path: Path) -> Path:
+    """A calibrated run of `models.tiny_model`, the test's own, beside ``tiny.onnx``, ``set.csv`` and ``images``."""
+    return copied_run(tiny_run_of_all, tmp_path)
 
 
 @pytest.fixture(scope="session")

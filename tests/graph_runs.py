@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes.common import ShapeInferencePass
 
-from quantkit.graph.passes.names import NameNodesPass
+from quantkit.graph.passes.names import name_nodes
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.plan import PlanOptions, plan
 from quantkit.graph.qdq.write import write_qdq
@@ -23,7 +23,10 @@ def text_model(text, **initializers):
     for name, content in initializers.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(content), name))
     onnx.checker.check_model(model, full_check=True)
-    return ir.passes.Sequential(NameNodesPass(), ShapeInferencePass())(ir.from_proto(model)).model
+    parsed = ir.from_proto(model)
+    name_nodes(parsed)
+    ShapeInferencePass()(parsed)
+    return parsed
 
 
 def session(model, *, optimized_to=None, optimize=True):

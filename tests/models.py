@@ -1,5 +1,6 @@
 """Small models and images for tests, made where they are needed."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,3 +61,11 @@ def uneven_model(path: Path) -> Path:
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     onnx.save(model, path)
     return path
+
+
+def copied_run(made: Path, into: Path) -> Path:
+    """Copy a folder with a calibrated ``run``, and the paths that are recorded in it; return the run of the copy."""
+    shutil.copytree(made, into, dirs_exist_ok=True)
+    for path in (into / "run" / "run.json", into / "run" / "vamc.yaml"):
+        path.write_text(path.read_text().replace(str(made), str(into)))
+    return into / "run"

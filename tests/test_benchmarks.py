@@ -71,10 +71,12 @@ def test_benchmark_calibration_measures_pass_memory_and_peers(folder: Path) -> N
     assert tiny["sketch"]["percentile_worst_relative_error"] < 2**-8
 
 
-def test_benchmark_startup_times_whole_commands(folder: Path, demo_folder: Path) -> None:
-    output, figures = run("startup.py", "--rounds", 1, "--cold", "--demo", demo_folder, folder=folder)
+def test_benchmark_startup_measures_whole_commands(folder: Path, demo_folder: Path) -> None:
+    arguments = ["--rounds", 1, "--cold", "--demo", demo_folder, "--commands", "mi"]
+    output, figures = run("startup.py", *arguments, folder=folder)
     commands = figures["commands"]
-    assert commands["python"]["processor_s"] < commands["quantkit quantize --method mse"]["processor_s"]
+    assert list(commands) == ["import numpy, onnx, onnxruntime", "quantkit quantize --method minmax"]
+    assert all(one["processor_s"] > 0 for one in commands.values())
     assert all(name in output for name in commands)
 
 
@@ -87,7 +89,7 @@ def test_benchmark_int8_graph_compares_with_quantize_static(folder: Path) -> Non
     assert tiny["latency_ratio_to_fp32"] > 0
 
 
-def test_benchmark_evaluation_agrees_with_the_plain_loop(folder: Path) -> None:
+def test_benchmark_evaluation_agrees_with_plain_loop(folder: Path) -> None:
     arguments = ["--model", folder / "tiny.onnx", "--images", folder / "images", "--count", 16, "--rounds", 1]
     out, figures = run("evaluation.py", *arguments, folder=folder)
     assert "same top-1 on 16 of 16" in out
@@ -106,7 +108,7 @@ def test_benchmark_accuracy_measures_default_tuned_and_peers(folder: Path) -> No
     assert "nncf" in out
 
 
-def test_benchmark_main_job_measures_the_whole_job_and_names_a_tool_that_fails(folder: Path, tmp_path: Path) -> None:
+def test_benchmark_main_job_measures_whole_job_and_names_failing_tool(folder: Path, tmp_path: Path) -> None:
     environment = tmp_path / "ort"  # stands for a peer's environment whose tool does not work
     (environment / "bin").mkdir(parents=True)
     (environment / "bin" / "python").write_text(
@@ -135,7 +137,7 @@ def test_benchmark_main_job_measures_the_whole_job_and_names_a_tool_that_fails(f
     assert "--peers ort-minmax" in out
 
 
-def test_peers_evaluation_loop_reads_images_as_quantkit_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark_peers_loop_reads_images_as_quantkit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     from main_job_cases import Preprocessing  # type: ignore[import-not-found]
     from main_job_peers import load  # type: ignore[import-not-found]
@@ -151,17 +153,26 @@ def test_peers_evaluation_loop_reads_images_as_quantkit_does(folder: Path, monke
         np.testing.assert_array_equal(load(str(path), asdict(Preprocessing()))[0], ours)
 
 
-def test_benchmark_accuracy_compares_the_methods_with_auto(folder: Path) -> None:
+def test_benchmark_accuracy_compares_methods_with_auto(folder: Path) -> None:
     build_calibration_set(folder / "images", count=8).save(folder / "set.csv")
     arguments = ["--model", folder / "tiny.onnx", "--set", folder / "set.csv", "--images", folder / "images"]
     out, figures = run("accuracy.py", *arguments, "--preset", "imagenet", "--methods", "--peers", "none", folder=folder)
-    methods = figures["models"]["tiny"]["methods"]
+    methods = figures["models"]["tiny"]["methods of ort"]
     assert list(methods) == ["auto: percentile", "minmax", "percentile", "kl", "mse"]
     assert methods["auto: percentile"]["agreement"] == methods["percentile"]["agreement"]
     assert "auto: percentile" in out
 
 
-def test_benchmark_gpu_measures_both_models_on_the_device_and_the_cpu(folder: Path) -> None:
+def test_benchmark_accuracy_takes_the_answers_of_fp32_for_labels(folder: Path) -> None:
+    build_calibration_set(folder / "images", count=8).save(folder / "set.csv")
+    arguments = ["--model", folder / "tiny.onnx", "--set", folder / "set.csv", "--images", folder / "images"]
+    arguments += ["--preset", "imagenet", "--methods", "--unlabelled", "--targets", "vacc", "--peers", "none"]
+    _, figures = run("accuracy.py", *arguments, folder=folder)
+    methods = figures["models"]["tiny"]["methods of vacc"]
+    assert all(one["fp32_top1"] == 100.0 and one["top1"] == one["agreement"] for one in methods.values())
+
+
+def test_benchmark_gpu_measures_both_models_on_device_and_cpu(folder: Path) -> None:
     arguments = ["--model", folder / "tiny.onnx", "--photos", folder / "images", "--images", 8]
     out, figures = run("gpu.py", *arguments, "--device", "cpu", "--batches", "1,4", folder=folder)
     assert [(row["model"], row["batch"]) for row in figures] == [(m, b) for m in ("fp32", "int8") for b in (1, 1, 4)]
@@ -179,13 +190,13 @@ def test_benchmark_gpu_measures_both_models_on_the_device_and_the_cpu(folder: Pa
         ("main_job.py", ["--models", "iresnet50", "--model-dir", "absent", "--peers", "none"]),
     ],
 )
-def test_benchmark_without_its_input_says_what_it_needs(script: str, arguments: list[str], tmp_path: Path) -> None:
+def test_benchmark_without_input_says_what_it_needs(script: str, arguments: list[str], tmp_path: Path) -> None:
     out, figures = run(script, *arguments, folder=tmp_path)
     assert "skipped" in out
     assert not figures.get("models")
 
 
-def test_benchmark_cluster_finds_the_bits_of_threads(folder: Path) -> None:
+def test_benchmark_cluster_has_bits_of_threads(folder: Path) -> None:
     pytest.importorskip("ray", reason="needs quantkit[ray]")
     common = ("--model", "tiny.onnx", "--images", "images", "--set", 16)
     shown, figures = run("cluster.py", *common, "--parts", "nodes", folder=folder)

@@ -114,6 +114,8 @@ def test_affine_qparams_too_small_range_counts_as_zero(tiny: float) -> None:
         qparams = target.activations.qparams(Range(0.0, tiny))
         assert float(qparams.scale) == 1.0
         assert int(qparams.zero_point) == 0
+    for qmin, nearest_zero in ((-128, 0), (5, 5)):
+        assert affine_qparams(Range(0.0, tiny), qmin=qmin, qmax=127, dtype="int8").zero_point == nearest_zero
     assert affine_qparams(Range(0, SMALLEST_SCALE * 300), qmin=0, qmax=255, dtype="uint8").scale > 0
 
 

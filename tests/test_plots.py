@@ -16,8 +16,12 @@ from quantkit.stats.convergence import ConvergencePoint
 from quantkit.stats.cut_ranges import expected_sqnr_db
 from quantkit.stats.observer import Observer
 
-matplotlib = pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'quantkit[notebooks]'")
+pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'quantkit[notebooks]'")
+import matplotlib
+from matplotlib.patches import Rectangle, StepPatch
+
 matplotlib.use("agg")
+
 plots = quantkit.plots
 
 
@@ -67,7 +71,7 @@ def tensor():
 
 def test_drift_plots_accumulated_isolated_and_the_worst_layers(comparison):
     ax = plots.drift(comparison)
-    lines = {line.get_label(): list(line.get_ydata()) for line in ax.get_lines()}  # type: ignore[arg-type]
+    lines = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in ax.get_lines()}
     assert lines["accumulated"] == [40.0, 30.0, 25.0]
     assert lines["isolated"] == [41.0, 31.0, 39.0]
     assert lines["1. b"] == [31.0]
@@ -88,14 +92,14 @@ def test_isolated_drift_has_one_line_per_model(comparison):
 def test_accuracy_plots_value_and_interval_of_each_candidate(comparison):
     ax = plots.accuracy(comparison)
     delta = comparison.candidates[0].versus.top1
-    assert list(ax.get_lines()[0].get_xdata()) == [delta.ci95.lo, delta.ci95.hi]  # type: ignore[arg-type]
-    assert list(ax.get_lines()[1].get_xdata()) == [delta.value] == [-25.0]  # type: ignore[arg-type]
+    assert np.asarray(ax.get_lines()[0].get_xdata()).tolist() == [delta.ci95.lo, delta.ci95.hi]
+    assert np.asarray(ax.get_lines()[1].get_xdata()).tolist() == [delta.value] == [-25.0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["int8", "kl"]
 
 
 def test_channel_bias_is_in_steps():
     ax = plots.channel_bias(drift_of("a", 30.0))
-    assert [bar.get_height() for bar in ax.patches] == pytest.approx([1.0, -2.0])  # type: ignore[attr-defined]
+    assert [bar.get_height() for bar in ax.patches if isinstance(bar, Rectangle)] == pytest.approx([1.0, -2.0])
     assert ax.get_ylabel() == "mean error, steps"
     assert len(plots.channel_sqnr(drift_of("a", 30.0), drift_of("a", 20.0)).get_lines()) == 2
 
@@ -103,15 +107,17 @@ def test_channel_bias_is_in_steps():
 def test_histogram_holds_all_values_and_the_ranges(tensor):
     ax = plots.histogram(tensor, {"narrow": Range(-1.0, 1.0)}, title="x")
     # A bin without values is drawn at 0.5, the base of the logarithmic axis.
-    counts = ax.patches[0].get_data().values  # type: ignore[attr-defined]
+    [steps] = ax.patches
+    assert isinstance(steps, StepPatch)
+    counts, _, _ = steps.get_data()
     assert counts[counts > 0.5].sum() == pytest.approx(100_000)
-    assert [line.get_xdata()[0] for line in ax.get_lines()] == [-1.0, 1.0]  # type: ignore[index]
+    assert [np.asarray(line.get_xdata())[0] for line in ax.get_lines()] == [-1.0, 1.0]
 
 
 def test_range_widths_are_relative_to_minmax():
     ranges = {"minmax": {"a": Range(-2.0, 2.0), "b": Range(0.0, 0.0)}, "kl": {"a": Range(-1.0, 1.0), "b": Range(0, 0)}}
     ax = plots.range_widths(ranges)
-    assert [list(line.get_ydata()) for line in ax.get_lines()] == [[1.0], [0.5]]  # type: ignore[arg-type]
+    assert [np.asarray(line.get_ydata()).tolist() for line in ax.get_lines()] == [[1.0], [0.5]]
     with pytest.raises(quantkit.QuantkitError, match="no ranges of 'mse'; choose one of minmax, kl"):
         plots.range_widths(ranges, relative_to="mse")
 
@@ -131,13 +137,13 @@ def test_expected_sqnr_is_that_of_the_quantized_values(tensor, target):
 def test_expected_sqnr_of_the_best_method_is_zero(tensor):
     ranges = {"wide": {"a": Range(-40.0, 40.0)}, "good": {"a": Range(-4.0, 4.0)}}
     wide, good = plots.expected_sqnr({"a": tensor}, ranges).get_lines()
-    assert list(good.get_ydata()) == [0.0]  # type: ignore[arg-type]
-    assert wide.get_ydata()[0] < -12.0  # type: ignore[index, operator]
+    assert np.asarray(good.get_ydata()).tolist() == [0.0]
+    assert np.asarray(wide.get_ydata())[0] < -12.0
 
 
 def test_convergence_plots_percent_of_the_width():
     points = [ConvergencePoint(16, {"kl": 0.2}, {"kl": "a"}), ConvergencePoint(32, {"kl": 0.05}, {"kl": "a"})]
-    assert list(plots.convergence(points).get_lines()[0].get_ydata()) == [20.0, 5.0]  # type: ignore[arg-type]
+    assert np.asarray(plots.convergence(points).get_lines()[0].get_ydata()).tolist() == [20.0, 5.0]
     with pytest.raises(quantkit.QuantkitError, match="contain no convergence"):
         plots.convergence(())
 
@@ -164,7 +170,8 @@ def test_sensitivity_plots_noise_added_and_removed():
     found = Sensitivity(model="net", target="ort", method="kl", by="only", images=3, source="images", macs=2, top1=None,
                         whole=figures(1.0), layers=layers, notes=())  # fmt: skip
     ax = plots.sensitivity(found)
-    assert [bar.get_width() for bar in ax.patches] == pytest.approx([50.0, 10.0, 25.0, -5.0])  # type: ignore[attr-defined]
+    widths = [bar.get_width() for bar in ax.patches if isinstance(bar, Rectangle)]
+    assert widths == pytest.approx([50.0, 10.0, 25.0, -5.0])
     assert len(plots.sensitivity(found, count=1).patches) == 2
     assert Sensitivity.from_json(found.to_json()) == found
     assert "two" in found._repr_html_()

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from quantkit.config.hub_presets import pipeline_of_torchvision
+from quantkit.config.pipeline import Resize
 from quantkit.data.preprocess import preprocess
 from quantkit.errors import ConfigError, UsageError
 from quantkit.workflows.hub_presets import preset_from_torchvision
@@ -36,7 +37,9 @@ def test_torchvision_transform_gives_its_operations() -> None:
         "decode, resize 232, center_crop 224 224, to_tensor, normalize mean 0.485 0.456 0.406 std 0.229 0.224 0.225"
     )
     bicubic = transform(interpolation=SimpleNamespace(value="bicubic"), crop_size=[224, 192])
-    assert pipeline_of_torchvision(bicubic, "swin").ops[1].interpolation == "bicubic"  # type: ignore[union-attr]
+    resize = pipeline_of_torchvision(bicubic, "swin").ops[1]
+    assert isinstance(resize, Resize)
+    assert resize.interpolation == "bicubic"
     assert pipeline_of_torchvision(bicubic, "swin").output_size == (224, 192)
 
 

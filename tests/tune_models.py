@@ -1,6 +1,9 @@
 """Small networks for the tuning tests, with images that they see something in."""
 
+from collections.abc import Mapping
+
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -51,10 +54,12 @@ def weights(rng: np.random.Generator, shapes=SHAPES) -> dict[str, np.ndarray]:
     }
 
 
-def model_of(text: str, initializers: dict[str, np.ndarray]) -> ir.Model:
+def model_of(text: str, initializers: Mapping[str, npt.ArrayLike]) -> ir.Model:
     """Return the prepared model of a text with these initializers."""
     proto = onnx.parser.parse_model(text)
-    proto.graph.initializer.extend(onnx.numpy_helper.from_array(held, name) for name, held in initializers.items())
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(held), name) for name, held in initializers.items()
+    )
     onnx.checker.check_model(proto, full_check=True)
     return prepare(ir.from_proto(proto)).model
 
@@ -142,7 +147,7 @@ MIXED_SHAPES = {
 def mixed_model(seed: int = 0, limit: float = 1000.0):
     """Return the network above, prepared; its Clip cuts at the limit."""
     limits = {"zero": np.float32(0), "six": np.float32(limit)}
-    return model_of(MIXED, weights(np.random.default_rng(seed), MIXED_SHAPES) | limits)  # type: ignore[arg-type]
+    return model_of(MIXED, {**weights(np.random.default_rng(seed), MIXED_SHAPES), **limits})
 
 
 def unlike_channels(seed: int = 0):

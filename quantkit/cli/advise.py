@@ -7,10 +7,9 @@ import typer
 
 from quantkit.cli.options import (
     DialectName,
-    EvaluatedImages,
     InputOptions,
     JsonOption,
-    LimitOption,
+    LimitedImages,
     RunOption,
     ThreadsOption,
 )
@@ -27,9 +26,8 @@ if TYPE_CHECKING:
 
 @vamc.command()
 def advise(
-    on: EvaluatedImages,
+    on: LimitedImages,
     run: RunOption = None,
-    limit: LimitOption = None,
     skips: Annotated[
         int, typer.Option(min=0, help="Maximum number of sensitive convolutions to try in float; 0 for none.")
     ] = 3,
@@ -46,8 +44,8 @@ def advise(
     """Simulate every combination of compiler options on images, and write the best one as a build file."""
     from quantkit.cli.evaluation_settings import comparison_settings
     from quantkit.runs.folder import FP32
+    from quantkit.vendors.vacc.write import VamcOptions
     from quantkit.workflows.project import load_project
-    from quantkit.workflows.vacc.build_file import VamcOptions
     from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER
     from quantkit.workflows.vacc.search_options import advise as step
 
@@ -58,7 +56,6 @@ def advise(
         advice = step(
             settings.run,
             **settings.images.arguments(),
-            limit=limit,
             skips=skips,
             out=out,
             options=options,
@@ -79,13 +76,9 @@ def _table(advice: "Advice") -> "Table":
     from quantkit.report.tables import plain_table, points
     from quantkit.vendors.vacc.write import vendor_method
 
-    table = plain_table(
-        f"selection split: {advice.images[0]:,} images (by agree, then top-1), difference to fp32, 95 % interval"
-    )
-    for heading in ("calibrate_mode", "weights", "scale", "skip"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("top-1", "Δ top-1, points", "agree"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    title = f"selection split: {advice.images[0]:,} images (by agree, then top-1), difference to fp32, 95 % interval"
+    text, figures = ("calibrate_mode", "weights", "scale", "skip"), ("top-1", "Δ top-1, points", "agree")
+    table = plain_table(title, text, figures, wide=None)
     for one in advice.candidates:
         versus, top1 = one.chosen_on.versus, one.chosen_on.top1
         assert versus is not None

@@ -104,6 +104,7 @@ def _print_set(manifest: Path, *, drawn: bool) -> None:
 def _print(done: "Calibration", drawn: Path | None) -> None:
     from quantkit.report.names import Name
     from quantkit.report.tables import plain_table
+    from quantkit.runs.folder import RECORD
 
     statistics, quantized = done.statistics, done.quantized
     images = len(statistics.images)
@@ -119,22 +120,24 @@ def _print(done: "Calibration", drawn: Path | None) -> None:
             f"({rate:.1f} images/s{where_run}){before}",
             markup=False,
         )
-    table = plain_table("Ranges, and the values observed")
-    table.add_column("tensor")
-    for heading in ("lo", "hi", "observed"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = plain_table("Ranges, and the values observed", ["tensor"], ("lo", "hi", "observed"))
     shown = dict(islice(quantized.ranges.items(), _RANGES_SHOWN))
     for name, range_ in shown.items():
         one = statistics.tensors[name]
         table.add_row(Name(name, shown), f"{range_.lo:.4g}", f"{range_.hi:.4g}", f"{one.lo:.4g} .. {one.hi:.4g}")
     console.print(table)
-    if len(quantized.ranges) > _RANGES_SHOWN:
-        console.print(f"... and {len(quantized.ranges) - _RANGES_SHOWN} more")
+    more = len(quantized.ranges) - len(shown)
+    rest = f"... and {more} more: " if more else ""
+    console.print(
+        f"{rest}{len(quantized.ranges)} of {len(statistics.tensors)} observed tensors need a range; the others stay in "
+        "float or take that of another",
+        soft_wrap=True,
+    )
     if statistics.convergence and statistics.convergence[-1].movement:
         print_lines(_convergence(statistics.convergence))
     print_selection(quantized.selection)
     print_notes(done.notes)
-    print_files((*done.files, *([] if drawn is None else [drawn])), in_folder=done.run)
+    print_files((*done.files, done.run / RECORD, *([] if drawn is None else [drawn])), in_folder=done.run)
     print_coverage(done.coverage)
     print_next("compare", "fp32", quantized.name, "--run", done.run)
 

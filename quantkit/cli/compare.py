@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.next_step import print_next_step
 from quantkit.cli.options import (
     CheckPreprocessingOption,
-    EvaluatedImages,
     ExecutionOptions,
     InputOptions,
-    LimitOption,
+    LimitedImages,
     RunOption,
 )
 from quantkit.cli.progress import show_progress
@@ -46,11 +46,10 @@ def compare(
             "NAME=FILE.onnx, or card=DIR."
         ),
     ],
-    on: EvaluatedImages,
+    on: LimitedImages,
     read: InputOptions,
     execution: ExecutionOptions,
     run: RunOption = None,
-    limit: LimitOption = None,
     drift_images: Annotated[int, typer.Option(min=0, help="Number of images to measure drift on; 0 for none.")] = 32,
     breakdown: Annotated[
         bool, typer.Option("--breakdown", help="Separate the card's preprocessing, fp16 and int8 (needs a run).")
@@ -125,14 +124,12 @@ def compare(
             raise UsageError("needs a run", where="--breakdown", fix="give --run")
         merged = settings.shown(project, run, on, read)
         merged.add("models", tuple(models), given=models)
-        merged.add("exclude", on.exclude, given=on.exclude)
-        merged.add("limit", limit, given=limit)
+        on.show_limits(merged)
         execution.show(merged)
         with show_progress(merged.by_name, recorded="compare") as progress:
             result = step(
                 models,
                 **settings.arguments(),
-                limit=limit,
                 drift_images=drift_images,
                 latency=latency,
                 datalist=datalist,
@@ -172,7 +169,7 @@ def compare(
         _print(result, parts, verdicts)
         print_files(path for path in (json, csv, markdown, html, junit) if path is not None)
         if settings.run is not None:
-            print_next("sensitivity", settings.run)
+            print_next_step(settings.run, "compare")
         elif html is None:
             print_next("compare", *models, *_repeated(on.images, read.preset), "--html", "report.html")
     require(verdicts)
@@ -203,10 +200,8 @@ def _print(result: "ModelComparison", breakdown: "ErrorBreakdown | None", verdic
 def _breakdown_table(breakdown: "ErrorBreakdown") -> "Table":
     from quantkit.report.tables import ABSENT, plain_table, points
 
-    table = plain_table(f"Error breakdown, from fp32 to the card: {breakdown.images:,} images")
-    table.add_column("change", no_wrap=True)
-    for heading in ("top-1", "agree", "Δ of this step", "Δ in all"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    title = f"Error breakdown, from fp32 to the card: {breakdown.images:,} images"
+    table = plain_table(title, ["change"], ("top-1", "agree", "Δ of this step", "Δ in all"), wide=None)
     table.add_row("fp32", f"{breakdown.top1:.2f}", ABSENT, ABSENT, ABSENT)
     for step in breakdown.steps:
         deltas = (points(one.value, one.ci95) for one in (step.of_step, step.in_all))

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.next_step import print_next_comparison
 from quantkit.cli.options import (
     CheckPreprocessingOption,
-    EvaluatedImages,
     ExecutionOptions,
     InputOptions,
-    LimitOption,
+    LimitedImages,
     RunOption,
 )
 from quantkit.cli.progress import show_progress
@@ -31,11 +31,10 @@ def evaluate(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL", help="ONNX file, or name in the run; with --merge, npz files.")
     ],
-    on: EvaluatedImages,
+    on: LimitedImages,
     read: InputOptions,
     execution: ExecutionOptions,
     run: RunOption = None,
-    limit: LimitOption = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Evaluate the I-th of N parts only.")] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Merge the predictions of shards: --merge A.npz B.npz --out C.npz.")
@@ -61,15 +60,13 @@ def evaluate(
     settings = evaluation_settings(models[0], run, on, read, project)
     print_preset_notes(read.preset)
     merged = settings.shown(project, run, on, read)
-    merged.add("exclude", on.exclude, given=on.exclude)
+    on.show_limits(merged)
     merged.add("shard", shard, given=shard)
-    merged.add("limit", limit, given=limit)
     execution.show(merged)
     with show_progress(merged.by_name, recorded="eval") as progress:
         done = step(
             models[0],
             **settings.arguments(),
-            limit=limit,
             shard=None if shard is None else parse_shard(shard),
             cache=cache_folder(settings.run, Path(models[0]), project),
             check_preprocessing=check_preprocessing,
@@ -98,7 +95,7 @@ def evaluate(
     if shard is not None and out is not None:
         print_next("eval", "--merge", out, "OTHER.npz", "--out", "all.npz")
     elif settings.run is not None:
-        print_next("compare", "fp32", models[0] if models[0] != "fp32" else "int8", "--run", settings.run)
+        print_next_comparison(settings.run, models[0])
     else:
         chosen = [] if read.preset is None else ["--preset", read.preset]
         print_next("calibrate", "--model", models[0], "--images", "FOLDER", *chosen)

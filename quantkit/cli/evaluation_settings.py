@@ -1,5 +1,6 @@
 """Settings of evaluation, comparison and the search for a preprocessing, completed from ``quantkit.yaml``."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,12 +136,12 @@ def evaluation_settings(
 def cache_folder(run: Path | None, model: Path, project: Project) -> Path:
     """Return where the scores of a model are cached: in a run, so that `quantkit.compare` finds them.
 
-    That is the given run, the project's if the model is the project's, or the model's own. Without a run they are
-    cached in the user's cache folder.
+    That is the given run, the project's if the model is the project's, or the model's own. Without a run, or in one
+    that cannot be written, they are cached in the user's cache folder.
     """
     if run is None:
         is_project = project.model is not None and project.model.resolve() == model.resolve()
         run = (project.run if is_project else None) or run_of_model(model)
         if not (run / RECORD).is_file():
             return user_cache_folder()
-    return run / CACHE
+    return run / CACHE if os.access(run, os.W_OK) else user_cache_folder()

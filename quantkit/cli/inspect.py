@@ -47,6 +47,7 @@ def inspect(
     if model is None:
         raise UsageError("no model was given", fix=f"give an ONNX file, or name one in {PROJECT_FILE}")
     summary = step(model, size=parse_size(size), output=output, inputs=parse_inputs(input_ or ()))
+    session.event("result", result=summary.to_json())
     if json_:
         json.dump(summary.to_json(), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
         sys.stdout.write("\n")

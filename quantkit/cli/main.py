@@ -82,7 +82,7 @@ def _run(arguments: list[str]) -> int:
             return _interrupted()
         return result if isinstance(result, int) else 0
     except QuantkitError as error:
-        return _report(str(error), error.exit_code)
+        return _report(error.command_line, error.exit_code)
     except TyperException as error:
         if not error.format_message():  # a group without a command has printed its help
             return USAGE

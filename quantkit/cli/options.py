@@ -32,64 +32,22 @@ LabelsOption = Annotated[
     Path | None,
     typer.Option(help="Label file of --images, or the ImageNet devkit (.tar.gz, or its ground truth)."),
 ]
-NamesOption = Annotated[Path | None, typer.Option(help="Class names, one per line.")]
-ExcludeOption = Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")]
-LimitOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")]
 RunOption = Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")]
 SubjectArgument = Annotated[
     Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
 ]
 JsonOption = Annotated[Path | None, typer.Option(help="Write all figures as JSON.")]
 
-MethodOrAutoOption = Annotated[
-    MethodOrAuto | None,
-    typer.Option(help="Calibration method; auto compares the methods on calibration images and takes the best."),
-]
 FractionOption = Annotated[float | None, typer.Option(help="Fraction of values that a percentile range keeps.")]
 TargetOption = Annotated[TargetName | None, typer.Option(help="Runtime or compiler of the int8 model.")]
 PerChannelOption = Annotated[
     bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
 ]
-ActivationsOption = Annotated[
-    Literal["uint8", "int8"] | None, typer.Option(help="Type of activations: uint8 is affine, int8 symmetric.")
-]
-WeightBitsOption = Annotated[int | None, typer.Option(help="8, or 7 for processors without VNNI.")]
-PowerOfTwoOption = Annotated[bool | None, typer.Option(help="Round weight thresholds up to powers of two.")]
-KeepOutliersOption = Annotated[
-    bool,
-    typer.Option("--keep-outliers", help="Include outlier images when ranges are set."),
-]
 RequireCoverageOption = Annotated[
     str | None,
     typer.Option(help="Minimum share of the multiply-adds in int8, e.g. 95%; exit code 21 if it is not reached."),
 ]
-DeviceOption = Annotated[
-    str,
-    typer.Option(
-        metavar="KIND[:N]",
-        help="Where models run: cpu, cuda, tensorrt or openvino, with a number where there are several (cuda:1), or "
-        "auto: CUDA, OpenVINO or the CPU, the first that starts. Layers that a device leaves to the CPU are an error, "
-        "unless with auto.",
-    ),
-]
-BatchOption = Annotated[
-    int, typer.Option(min=1, help="Images per batch; a batch size fixed by the model takes precedence.")
-]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Number of worker threads.")]
-ProviderOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--provider-option", metavar="KEY=VALUE", help="Option of the execution provider, as onnxruntime names it."
-    ),
-]
-ClusterOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="Spread the images over the workers of a Ray cluster: auto (the one that this machine belongs to), "
-        "ray://HOST:PORT, or local:N, which starts N workers on this machine. The results are the same.",
-    ),
-]
 OutputOption = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the output with the class scores.")]
 InputOption = Annotated[
     list[str] | None,
@@ -97,20 +55,11 @@ InputOption = Annotated[
         "--input", metavar="NAME=VALUE", help="Fix an input other than the image: number, true, false or .npy file."
     ),
 ]
-SkipOption = Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")]
 PresetOption = Annotated[
     str | None,
     typer.Option(
         help="Preprocessing: imagenet, vacc (that of the card), cifar10, digits, or a file: YAML with ops, a vamc "
         "build file, or vdsp_params.json."
-    ),
-]
-ExifOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--exif/--no-exif",
-        help="Apply the EXIF orientation of images, as OpenCV and the vendor's image2npz do, or ignore it, as "
-        "torchvision does; the shipped presets ignore it.",
     ),
 ]
 
@@ -146,7 +95,7 @@ class LabelledImages:
     images: ImagesOption = None
     skip_damaged: SkipDamagedOption = False
     labels: LabelsOption = None
-    names: NamesOption = None
+    names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None
 
     def completed(self, project: "Project", *, own_images: bool = True) -> Self:
         """Return the options with the images of the project file, and its labels for them, where none are given.
@@ -171,7 +120,19 @@ class LabelledImages:
 class EvaluatedImages(LabelledImages):
     """Images to evaluate, less those of a calibration set."""
 
-    exclude: ExcludeOption = None
+    exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitedImages(EvaluatedImages):
+    """Images to evaluate, at most so many."""
+
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None
+
+    def show_limits(self, settings: "Settings") -> None:
+        """Add what the images are limited by to the settings of a command."""
+        settings.add("exclude", self.exclude, given=self.exclude)
+        settings.add("limit", self.limit, given=self.limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +140,14 @@ class PreprocessingOptions:
     """How images become inputs of the model."""
 
     preset: PresetOption = None
-    exif: ExifOption = None
+    exif: Annotated[
+        bool | None,
+        typer.Option(
+            "--exif/--no-exif",
+            help="Apply the EXIF orientation of images, as OpenCV and the vendor's image2npz do, or ignore it, as "
+            "torchvision does; the shipped presets ignore it.",
+        ),
+    ] = None
 
     def pipeline(self, project: "Project") -> "Pipeline | None":
         """Return the preprocessing of the options, else of the project file; None where neither has one."""
@@ -220,7 +188,10 @@ class InputOptions(PreprocessingOptions):
 class MethodOptions:
     """The calibration method, and what runs the model."""
 
-    method: MethodOrAutoOption = None
+    method: Annotated[
+        MethodOrAuto | None,
+        typer.Option(help="Calibration method; auto compares the methods on calibration images and takes the best."),
+    ] = None
     fraction: FractionOption = None
     target: TargetOption = None
 
@@ -241,8 +212,11 @@ class LayerOptions:
     """How layers are quantized, and which."""
 
     per_channel: PerChannelOption = None
-    skip: SkipOption = None
-    keep_outliers: KeepOutliersOption = False
+    skip: Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")] = None
+    keep_outliers: Annotated[
+        bool,
+        typer.Option("--keep-outliers", help="Include outlier images when ranges are set."),
+    ] = False
 
     def quantize_options(self, project: "Project", **others: Any) -> "QuantizeOptions":
         """Return the options completed by the project file."""
@@ -298,9 +272,11 @@ class CalibrateOptions(InputOptions, MethodOptions, LayerOptions):
 class QuantizationOptions(LayerOptions):
     """How layers are quantized, and which, with the types of integers."""
 
-    activations: ActivationsOption = None
-    weight_bits: WeightBitsOption = None
-    power_of_two: PowerOfTwoOption = None
+    activations: Annotated[
+        Literal["uint8", "int8"] | None, typer.Option(help="Type of activations: uint8 is affine, int8 symmetric.")
+    ] = None
+    weight_bits: Annotated[int | None, typer.Option(help="8, or 7 for processors without VNNI.")] = None
+    power_of_two: Annotated[bool | None, typer.Option(help="Round weight thresholds up to powers of two.")] = None
 
     def quantize_options(self, project: "Project", **others: Any) -> "QuantizeOptions":
         """Return the options completed by the project file."""
@@ -317,9 +293,24 @@ class QuantizationOptions(LayerOptions):
 class DeviceOptions:
     """Where models run, in this process."""
 
-    device: DeviceOption = "cpu"
-    batch: BatchOption = 1
-    provider_option: ProviderOption = None
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND[:N]",
+            help="Where models run: cpu, cuda, tensorrt or openvino, with a number where there are several (cuda:1), "
+            "or auto: CUDA, OpenVINO or the CPU, the first that starts. Layers that a device leaves to the CPU are an "
+            "error, unless with auto.",
+        ),
+    ] = "cpu"
+    batch: Annotated[
+        int, typer.Option(min=1, help="Images per batch; a batch size fixed by the model takes precedence.")
+    ] = 1
+    provider_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--provider-option", metavar="KEY=VALUE", help="Option of the execution provider, as onnxruntime names it."
+        ),
+    ] = None
     threads: ThreadsOption = None
 
     def arguments(self) -> dict[str, Any]:
@@ -343,7 +334,14 @@ class DeviceOptions:
 class ExecutionOptions(DeviceOptions):
     """Where models run: in this process, or on the workers of a cluster."""
 
-    cluster: ClusterOption = None
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Spread the images over the workers of a Ray cluster: auto (the one that this machine belongs to), "
+            "ray://HOST:PORT, or local:N, which starts N workers on this machine. The results are the same.",
+        ),
+    ] = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of a workflow.

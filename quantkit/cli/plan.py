@@ -116,15 +116,14 @@ def _numbers(text: str | None, option: str) -> list[int]:
 
 
 def _print(made: "JobPlan") -> None:
-    from quantkit.report.tables import plain_table
+    from quantkit.report.tables import duration, plain_table
 
     per_thread = "on one thread" if made.device == "cpu" else f"on {made.device}"
     console.print(f"measured on {made.measured_images} images: decode {1000 * made.decode_s:.1f} ms on one thread")
     for name, seconds in made.run_s.items():
         console.print(f"  {name} {1000 * seconds:.1f} ms an image {per_thread}", markup=False)
-    table = plain_table(f"{made.job}, {made.images:,} images")
-    for column in ("where", "threads", "time", "images/s", "processes", "memory of each"):
-        table.add_column(column, justify="left" if column == "where" else "right")
+    headings = ("threads", "time", "images/s", "processes", "memory of each")
+    table = plain_table(f"{made.job}, {made.images:,} images", ["where"], headings)
     for one in made.estimates:
         memory = f"{one.process_mb / 1024:.1f} GB" if one.process_mb else "unknown"
         row = (str(one.threads), duration(one.seconds), f"{one.images_per_s:.4g}", str(one.processes), memory)
@@ -133,10 +132,3 @@ def _print(made: "JobPlan") -> None:
     if len(made.estimates) > 1:
         print_lines("workers and nodes are taken to have this machine's processors and to be idle")
     print_notes(made.notes)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it: ``45 s``, ``12 min``, ``3.4 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

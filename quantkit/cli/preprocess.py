@@ -119,18 +119,16 @@ def _table(done: "PreprocessingGuess") -> "Table":
 
     labelled = done.evidence == "labels"
     figure, digits = ("top-1", 1) if labelled else ("nats", 2)
-    table = plain_table("Alternatives, each against the preprocessing of its round")
-    table.add_column("alternative")
-    for heading in ("images", "present", figure, "Δ [95 %]", "p (Holm)"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("images", "present", figure, "Δ [95 %]", "corrected p")
+    table = plain_table("Alternatives, each against the preprocessing of its round", ["alternative"], headings)
     before = None
     for one in done.tried:
         if before is not None and before != one.round:
             table.add_section()
         before = one.round
         style = "bold" if one.chosen else None
-        present, value = (f"{figure:.{digits}f}" for figure in (one.reference, one.value))
-        table.add_row(
-            one.words, f"{one.images}", present, value, points(one.difference, one.ci95), f"{one.p:.2g}", style=style
-        )
+        found = one.contrast
+        present, value = (f"{figure:.{digits}f}" for figure in (found.reference, found.value))
+        cells = (f"{found.images}", present, value, points(found.difference, found.ci95), f"{one.p:.2g}")
+        table.add_row(one.alternative.words, *cells, style=style)
     return table

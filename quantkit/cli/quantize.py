@@ -51,6 +51,7 @@ def quantize(
 ) -> None:
     """Compute the ranges by another method from the statistics of a run, and write the int8 model."""
     from quantkit.config.settings import Settings
+    from quantkit.runs.folder import RECORD
     from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.quantize import quantize as step
 
@@ -81,6 +82,6 @@ def quantize(
                 print_lines(f"{'':10}{row.why}", style="dim")
     print_selection(done.selection)
     print_notes(done.notes)
-    print_files(dict.fromkeys((done.path, *done.files)))
+    print_files(dict.fromkeys((done.path, *done.files, folder / RECORD)))
     print_coverage(done.coverage)
     print_next("compare", "fp32", done.name, "--run", folder)

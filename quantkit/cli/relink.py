@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.show import print_files, print_lines, print_next
+from quantkit.cli.next_step import print_next_comparison
+from quantkit.cli.show import print_files, print_lines
 
 
 @app.command()
@@ -32,4 +33,4 @@ def relink(
     print_lines(f"model: {record.model.path}")
     print_lines(f"set: {record.set.path or 'not saved'}")
     print_files(files, in_folder=run)
-    print_next("compare", "fp32", "int8", "--run", run)
+    print_next_comparison(run)

@@ -6,23 +6,23 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.next_step import print_next_step
 from quantkit.cli.options import (
     DeviceOptions,
-    EvaluatedImages,
     InputOptions,
-    LimitOption,
+    LimitedImages,
     RunOption,
     SubjectArgument,
     given_once,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_lines, print_next, print_notes
+from quantkit.cli.show import print_files, print_lines, print_notes
 from quantkit.cli.terminal import console, session
 
 
 @app.command()
 def report(
-    on: EvaluatedImages,
+    on: LimitedImages,
     execution: DeviceOptions,
     subject: SubjectArgument = None,
     run: RunOption = None,
@@ -33,7 +33,6 @@ def report(
         list[str] | None,
         typer.Option("--model", help="Name of a model in the run; repeatable. Default: every model of the run."),
     ] = None,
-    limit: LimitOption = None,
     latency: Annotated[bool, typer.Option("--latency", help="Measure latency too, on one thread.")] = False,
 ) -> None:
     """Write an HTML report of a run: its models compared with fp32, drift, sensitivity, tuning, coverage."""
@@ -48,8 +47,7 @@ def report(
     settings = comparison_settings([FP32], folder, on, read, project)
     merged = settings.shown(project, place, on, read)
     merged.add("models", tuple(models or ()), given=models)
-    merged.add("exclude", on.exclude, given=on.exclude)
-    merged.add("limit", limit, given=limit)
+    on.show_limits(merged)
     execution.show(merged)
     path = html or folder / "report.html"
     with show_progress(merged.by_name) as progress:
@@ -58,7 +56,6 @@ def report(
             path,
             models=tuple(models or ()),
             **settings.images.arguments(),
-            limit=limit,
             latency=latency,
             **execution.arguments(),
             progress=progress,
@@ -68,4 +65,4 @@ def report(
     print_notes(done.notes)
     print_lines(*dict.fromkeys(notes(done)))
     print_files([path])
-    print_next("tune", folder)
+    print_next_step(folder, "report")

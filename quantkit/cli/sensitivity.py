@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.next_step import print_next_step
 from quantkit.cli.options import (
     EvaluatedImages,
     ExecutionOptions,
@@ -121,7 +122,7 @@ def sensitivity(
     print_notes(found.notes)
     print_files((sensitivity_path(RunFolder(folder), found.target), *(one for one in (json, csv, html) if one)))
     if not decision.layers:
-        print_next("tune", folder)
+        print_next_step(folder, "sensitivity")
         return
     for line in (quantize_command(folder, found, method, options, decision.skips), compare_command(folder, found)):
         print_next(*shlex.split(line)[1:])
@@ -135,16 +136,14 @@ def _table(found: "Sensitivity", top: int | None) -> "Table":
     labelled = found.whole.accuracy is not None
     shown = found.layers if top is None else found.layers[:top]
     many = "" if len(shown) == len(found.layers) else f", {len(shown)} of {len(found.layers)} layers"
-    table = plain_table(f"{found.model}: layers isolated and left out{many}")
-    for heading in ("layer", "node") if labelled else ("layer", "node", "op"):
-        table.add_column(heading, no_wrap=heading != "node")
     figures = ("Δ top-1, points", "agree") if labelled else ("dB", "KL", "noise")
     # The kind is a heading of its first figure only, which leaves room for the names of nodes.
     headings = [
         f"{'' if index else kind}\n{name}" for kind in ("isolated", "left out") for index, name in enumerate(figures)
     ]
-    for heading in headings if labelled else ("MACs", *headings):
-        table.add_column(heading, justify="right", no_wrap=True)
+    text = ("layer", "node") if labelled else ("layer", "node", "op")
+    title = f"{found.model}: layers isolated and left out{many}"
+    table = plain_table(title, text, headings if labelled else ("MACs", *headings), wide=1)
     names = [layer.node for layer in shown]
     for layer in shown:
         name = "" if layer.conv_index is None else layer.skip

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from quantkit.cli.show import print_lines, spread
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 
 if TYPE_CHECKING:
     from quantkit.data.calibration_set import CalibrationSet, LeftOut
@@ -19,7 +19,19 @@ def set_line(chosen: "CalibrationSet") -> str:
 
 
 def print_set(chosen: "CalibrationSet") -> None:
-    """Print a set with its digest, its remarks and the images that were left out."""
+    """Print a set with its digest, its remarks and the images that were left out; they are a result event, too."""
+    session.event(
+        "result",
+        result={
+            "images": len(chosen),
+            "classes": len(chosen.per_class),
+            "labels": chosen.source,
+            "seed": chosen.seed,
+            "digest": chosen.digest if chosen.is_rebuilt else None,
+            "left_out": [{"image": one.name, "why": one.why} for one in chosen.left_out],
+            "remarks": list(chosen.remarks),
+        },
+    )
     lines = [set_line(chosen)]
     lines.append(f"digest {chosen.digest}" if chosen.is_rebuilt else "no digests yet: selected from labels alone")
     lines.extend(f"note: {remark}" for remark in chosen.remarks)

@@ -149,10 +149,8 @@ def print_selection(selection: "MethodSelection | None") -> None:
     from quantkit.report.tables import plain_table
 
     title = "Method auto: distance from fp32 (chosen: 1) on calibration images held back"
-    table = plain_table(f"{title}{', biases as if corrected' if selection.corrected else ''}")
-    table.add_column("method")
-    for heading in ("images", "distance", "SQNR, dB", "agree"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    title = f"{title}{', biases as if corrected' if selection.corrected else ''}"
+    table = plain_table(title, ["method"], ("images", "distance", "SQNR, dB", "agree"))
     table.add_column("outcome")
     for row in selection.rows():
         figures = (_figure(row[name], digits) for name, digits in (("distance", 2), ("sqnr_db", 1), ("agreement", 1)))

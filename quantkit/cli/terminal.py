@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from quantkit.errors import OutputError
-from quantkit.files import reason
+from quantkit.files import make_folder, reason
 
 _LOG_WIDTH = 160
 _LOG = logging.getLogger("quantkit.cli")
@@ -79,6 +79,7 @@ class Session:
         Raises:
             OutputError: the file cannot be written.
         """
+        make_folder(path.parent)
         try:
             handler = logging.FileHandler(path, encoding="utf-8")
         except OSError as error:
@@ -103,6 +104,7 @@ class Session:
         if str(path) == "-":
             self._events, self._closes_events = sys.stderr, False
             return
+        make_folder(path.parent)
         try:
             self._events, self._closes_events = path.open("a", encoding="utf-8"), True
         except OSError as error:

@@ -9,10 +9,9 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     CalibrateOptions,
-    EvaluatedImages,
     ExecutionOptions,
     LayerOptions,
-    LimitOption,
+    LimitedImages,
     PresetOption,
     RequireCoverageOption,
     RunOption,
@@ -46,7 +45,7 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @app.command()
 def tune(
-    on: EvaluatedImages,
+    on: LimitedImages,
     given: LayerOptions,
     execution: ExecutionOptions,
     subject: SubjectArgument = None,
@@ -61,7 +60,6 @@ def tune(
         Path | None, typer.Option("--set", help="Calibration set, for a model without a run.", show_default="none")
     ] = None,
     preset: PresetOption = None,
-    limit: LimitOption = None,
     max_float: Annotated[str, typer.Option(help="Maximum share of the multiply-adds left in float.")] = "10%",
     max_skips: Annotated[
         int | None,
@@ -125,8 +123,7 @@ def tune(
     given.show_options(merged, options)
     merged.add("images", images.images, given=on.images, key="images")
     merged.add("labels", images.labels, given=on.labels, key="labels")
-    merged.add("exclude", images.exclude, given=on.exclude)
-    merged.add("limit", limit, given=limit)
+    on.show_limits(merged)
     merged.add("time", time, given=time)
     with show_progress(merged.by_name, recorded="tune") as progress:
         done = step(
@@ -135,7 +132,6 @@ def tune(
             target=chosen,
             options=options,
             **images.arguments(),
-            limit=limit,
             out=out,
             fresh=fresh,
             **where,
@@ -182,25 +178,25 @@ def _run_to_tune(given: CalibrateOptions, execution: ExecutionOptions, project: 
 
 
 def _print(done: "Tuning", json: Path | None) -> None:
+    from quantkit.runs.folder import RECORD
+
     best = done.outcome.best
     console.print(_table(done))
     print_lines(*_verdict(done))
     print_notes(done.notes)
     print_lines(f"kept: {best.recipe.describe()}")
-    print_files((*done.files, done.log, *([] if json is None else [json])), in_folder=done.log.parent)
+    run = done.log.parent
+    print_files((*done.files, done.log, run / RECORD, *([] if json is None else [json])), in_folder=run)
     print_coverage(done.coverage)
-    print_next("compare", "fp32", done.name, "--run", done.log.parent)
+    print_next("compare", "fp32", done.name, "--run", run)
 
 
 def _table(done: "Tuning") -> "Table":
     from quantkit.report.tables import plain_table, points
 
-    table = plain_table(
-        "trials: KL and SQNR on calibration images; difference to fp32 with its 95 % interval on held-out images"
-    )
-    table.add_column("recipe")
-    for heading in ("KL, 1e-3", "SQNR, dB", "Δ top-1, points", "agree", "float"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    figures = ("KL, 1e-3", "SQNR, dB", "Δ top-1, points", "agree", "float")
+    title = "trials: KL and SQNR on calibration images; difference to fp32 with its 95 % interval on held-out images"
+    table = plain_table(title, ["recipe"], figures)
     for one in done.trials:
         evaluated = one.holdout
         near = [f"{1e3 * one.closeness.kl:.3g}", f"{one.closeness.sqnr_db:.1f}"]

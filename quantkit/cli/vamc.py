@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,8 +24,10 @@ from quantkit.config.method import MethodName
 from quantkit.errors import UsageError, VendorFileError
 
 if TYPE_CHECKING:
+    from quantkit.config.method import Method
     from quantkit.config.pipeline import Pipeline
     from quantkit.vendors.vacc.check import FileReport
+    from quantkit.vendors.vacc.write import BuildFile, VamcOptions
 
 vamc = sub_app("vamc", "Write, check and convert build files of the VACC compiler.")
 
@@ -80,142 +83,106 @@ def convert(
         print_next("vamc", "check", out)
 
 
-@vamc.command()
-def write(
-    read: PreprocessingOptions,
-    run: Annotated[Path | None, typer.Option(help="Run folder: model, images, preprocessing, options.")] = None,
-    model: Annotated[Path | None, typer.Option(help="fp32 ONNX model, if there is no run.")] = None,
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """The build file to write."""
+
     calibration_folder: Annotated[
         Path | None, typer.Option(help="Folder of calibration images, or of npz tensors.")
-    ] = None,
-    dialect: Annotated[DialectName, typer.Option(help="Dialect of the build file.")] = "compile",
+    ] = None
+    dialect: Annotated[DialectName, typer.Option(help="Dialect of the build file.")] = "compile"
     method: Annotated[
         MethodName | None, typer.Option(help="How ranges are set.", show_default="the run's, or percentile")
-    ] = None,
-    fraction: FractionOption = None,
-    per_channel: PerChannelOption = None,
-    weight_scale: Annotated[Literal["max", "power2"] | None, typer.Option(help="Rule for weight scales.")] = None,
-    skip_conv: Annotated[list[int] | None, typer.Option(help="Leave this convolution in float, by index.")] = None,
+    ] = None
+    fraction: FractionOption = None
+    per_channel: PerChannelOption = None
+    weight_scale: Annotated[Literal["max", "power2"] | None, typer.Option(help="Rule for weight scales.")] = None
+    skip_conv: Annotated[list[int] | None, typer.Option(help="Leave this convolution in float, by index.")] = None
     bias_correction: Annotated[
         bool,
         typer.Option(
             "--bias-correction/--no-bias-correction",
             help="Name the fp32 model with corrected biases, if the run has one for these options.",
         ),
-    ] = True,
+    ] = True
     suffix: Annotated[
         str | None, typer.Option(help="Suffix of the calibration files.", show_default="that of the files")
-    ] = None,
-    count: Annotated[int | None, typer.Option(help="Number of calibration files.", show_default="all")] = None,
-    softmax: Annotated[bool, typer.Option("--softmax", help="Append a softmax.")] = False,
-    dtype: Annotated[
-        Literal["int8", "fp16"], typer.Option(help="Precision; fp16 needs no calibration images.")
-    ] = "int8",
+    ] = None
+    count: Annotated[int | None, typer.Option(help="Number of calibration files.", show_default="all")] = None
+    softmax: Annotated[bool, typer.Option("--softmax", help="Append a softmax.")] = False
+    dtype: Annotated[Literal["int8", "fp16"], typer.Option(help="Precision; fp16 needs no calibration images.")] = (
+        "int8"
+    )
     cluster_mode: Annotated[
         int | None, typer.Option(help="Compiler option.", show_default="not written; the vendor's files have 0")
-    ] = None,
+    ] = None
     data_transport_mode: Annotated[
         int | None, typer.Option(help="Compiler option.", show_default="not written; the vendor's files have 1 or 3")
-    ] = None,
+    ] = None
     skip_matmul: Annotated[
         list[int] | None,
         typer.Option(help="Leave this matrix product in float, by the vendor's index.", min=0),
-    ] = None,
+    ] = None
     calibrate_chunk_by: Annotated[
         int | None,
         typer.Option(help="Layers the compiler observes per pass, -1 for all.", min=-1),
-    ] = None,
+    ] = None
     overflow_adaptive: Annotated[
         bool, typer.Option("--overflow-adaptive", help="Write overflow_adaptive: 1, as for language models.")
-    ] = False,
+    ] = False
     name: Annotated[
         str | None,
         typer.Option(help="Name of the compiled model.", show_default="the model's file name (fp16: NAME_fp16)"),
-    ] = None,
-    workspace: Annotated[str, typer.Option(help="Folder of the compiled model.")] = "./deploy_weights/",
+    ] = None
+    workspace: Annotated[str, typer.Option(help="Folder of the compiled model.")] = "./deploy_weights/"
+
+    def method_of_compiler(self) -> "Method | None":
+        """Return the calibration method, None for that of the run, or percentile."""
+        from quantkit.config.method import as_method, parse_method
+
+        name = self.method or (None if self.fraction is None else "percentile")
+        return None if name is None else as_method(parse_method(name, fraction=self.fraction))
+
+    def vamc_options(self) -> "VamcOptions":
+        """Return the options of the workflow.
+
+        Raises:
+            UsageError: options of the calibration are given for an fp16 build.
+        """
+        from quantkit.vendors.vacc.write import VamcOptions
+
+        calibration = {name: getattr(self, name) for name in _CALIBRATION}
+        calibration["overflow_adaptive"] = self.overflow_adaptive or None
+        unused = [name for name, value in calibration.items() if value not in (None, [])]
+        if self.dtype == "fp16" and unused:
+            options = " ".join(f"--{name.replace('_', '-')}" for name in unused)
+            fix = "drop the option, or write --dtype int8"
+            raise UsageError("an fp16 build has no calibration", where=options, fix=fix)
+        same = {one.name: getattr(self, one.name) for one in fields(VamcOptions) if hasattr(self, one.name)}
+        return VamcOptions(**same, precision=self.dtype, skip_matmul_layers=tuple(self.skip_matmul or ()))
+
+
+_CALIBRATION = (
+    *("calibration_folder", "suffix", "count", "method", "fraction", "per_channel", "weight_scale"),
+    *("skip_conv", "skip_matmul", "calibrate_chunk_by"),
+)
+
+
+@vamc.command()
+def write(
+    read: PreprocessingOptions,
+    given: BuildOptions,
+    run: Annotated[Path | None, typer.Option(help="Run folder: model, images, preprocessing, options.")] = None,
+    model: Annotated[Path | None, typer.Option(help="fp32 ONNX model, if there is no run.")] = None,
     vdsp: Annotated[Path | None, typer.Option(help="Also write the card's preprocessing, vdsp_params.json.")] = None,
     out: Annotated[Path | None, typer.Option(help="Build file to write.", show_default="standard output")] = None,
 ) -> None:
     """Write the build file of a run or of a model. With --suffix and --count the image folder need not exist here."""
-    from quantkit.config.method import Percentile, as_method, parse_method
     from quantkit.files import write_text
     from quantkit.vendors.vacc.card_preprocessing import card_warning
     from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
-    from quantkit.vendors.vacc.write import CompilerSettings
-    from quantkit.workflows.vacc.build_file import VamcOptions, vamc_of_run
-    from quantkit.workflows.vacc.build_of_model import vamc_fp16, vamc_of_model
 
-    options = VamcOptions(
-        dialect=dialect,
-        calibration_folder=calibration_folder,
-        suffix=suffix,
-        count=count,
-        weight_scale=weight_scale,
-        softmax=softmax,
-        name=name,
-        workspace=workspace,
-        precision=dtype,
-        compiler=CompilerSettings(
-            cluster_mode=cluster_mode,
-            data_transport_mode=data_transport_mode,
-            skip_matmul_layers=tuple(skip_matmul or ()),
-            calibrate_chunk_by=calibrate_chunk_by,
-            overflow_adaptive=overflow_adaptive,
-        ),
-    )
-    if options.precision == "fp16":
-        calibration = {
-            "--calibration-folder": calibration_folder,
-            "--suffix": suffix,
-            "--count": count,
-            "--method": method,
-            "--fraction": fraction,
-            "--per-channel": per_channel,
-            "--weight-scale": weight_scale,
-            "--skip-conv": skip_conv or None,
-            "--skip-matmul": skip_matmul or None,
-            "--calibrate-chunk-by": calibrate_chunk_by,
-            "--overflow-adaptive": overflow_adaptive or None,
-        }
-        _refuse_calibration([option for option, value in calibration.items() if value is not None])
-    if method is None and fraction is not None:
-        method = "percentile"
-    chosen = None if method is None else as_method(parse_method(method, fraction=fraction))
-    pipeline: Pipeline | None
-    if run is not None:
-        if model is not None or read != PreprocessingOptions():
-            raise UsageError(
-                "a run has its model and preprocessing", where="--run", fix="drop --model, --preset and --exif"
-            )
-        build, pipeline = vamc_of_run(
-            run,
-            method=chosen,
-            per_channel=per_channel,
-            skip_convs=skip_conv or None,
-            bias_correction=bias_correction,
-            options=options,
-        )
-    elif model is None:
-        raise UsageError("no model was given", where="--model", fix="give --model, or --run of a calibrated run")
-    elif options.precision == "fp16":
-        # The preprocessing only determines free dimensions of the model, and vdsp_params.json.
-        pipeline = _pipeline(read) if read.preset is not None or vdsp is not None else None
-        build = vamc_fp16(model, pipeline, options)
-    else:
-        if calibration_folder is None:
-            raise UsageError(
-                "the calibration images are not known", where="--calibration-folder", fix="give their folder"
-            )
-        pipeline = _pipeline(read)
-        build = vamc_of_model(
-            model,
-            calibration_folder,
-            pipeline,
-            method=chosen or Percentile(),
-            per_channel=per_channel is not False,
-            skip_convs=skip_conv or (),
-            options=options,
-        )
+    build, pipeline = _build(read, given, run, model, needs_pipeline=vdsp is not None)
     notes = build.notes
     written = build.spec.dataset is not None and build.spec.dataset.process_ops is not None
     if pipeline is not None and written and (warning := card_warning(pipeline)):
@@ -232,11 +199,47 @@ def write(
         print_next("vamc", "check", out or "BUILD.yaml", *(() if vdsp is None else ("--vdsp", str(vdsp))))
 
 
-def _refuse_calibration(options: list[str]) -> None:
-    if options:
-        raise UsageError(
-            "an fp16 build has no calibration", where=" ".join(options), fix="drop the option, or write --dtype int8"
+def _build(
+    read: PreprocessingOptions, given: BuildOptions, run: Path | None, model: Path | None, *, needs_pipeline: bool
+) -> "tuple[BuildFile, Pipeline | None]":
+    """Return the build file, and the preprocessing where it is known."""
+    from quantkit.config.method import Percentile
+    from quantkit.workflows.vacc.build_file import vamc_of_run
+    from quantkit.workflows.vacc.build_of_model import vamc_fp16, vamc_of_model
+
+    options, method = given.vamc_options(), given.method_of_compiler()
+    if run is not None:
+        if model is not None or read != PreprocessingOptions():
+            raise UsageError(
+                "a run has its model and preprocessing", where="--run", fix="drop --model, --preset and --exif"
+            )
+        return vamc_of_run(
+            run,
+            method=method,
+            per_channel=given.per_channel,
+            skip_convs=given.skip_conv or None,
+            bias_correction=given.bias_correction,
+            options=options,
         )
+    if model is None:
+        raise UsageError("no model was given", where="--model", fix="give --model, or --run of a calibrated run")
+    if options.precision == "fp16":
+        # The preprocessing only determines free dimensions of the model, and vdsp_params.json.
+        pipeline = _pipeline(read) if read.preset is not None or needs_pipeline else None
+        return vamc_fp16(model, pipeline, options), pipeline
+    if given.calibration_folder is None:
+        raise UsageError("the calibration images are not known", where="--calibration-folder", fix="give their folder")
+    pipeline = _pipeline(read)
+    build = vamc_of_model(
+        model,
+        given.calibration_folder,
+        pipeline,
+        method=method or Percentile(),
+        per_channel=given.per_channel is not False,
+        skip_convs=given.skip_conv or (),
+        options=options,
+    )
+    return build, pipeline
 
 
 @vamc.command()

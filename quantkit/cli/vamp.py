@@ -1,5 +1,6 @@
 """``quantkit vamp``: inputs for the vendor's runner, and the accuracy of its results."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -112,7 +113,7 @@ def command(
         batch=batch,
     )
     if not params.is_file():
-        fix = f"write it with quantkit vamc write --run RUN --vdsp {params}"
+        fix = f"write it with quantkit vamc write --run RUN --vdsp {shlex.quote(str(params))}"
         typer.echo(f"note: {params} does not exist; {fix}", err=True)
     typer.echo(f"# performance\n{run.performance()}")
     typer.echo(f"# accuracy\n{run.accuracy(str(datalist), str(results))}")

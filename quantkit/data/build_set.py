@@ -12,7 +12,7 @@ from quantkit.data.parallel import map_in_order
 from quantkit.data.selection import DEFAULT_COUNT, NO_LABEL, balanced_quotas, interleaved, queues_by_class
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
-from quantkit.errors import CalibrationSetError, UsageError
+from quantkit.errors import CalibrationSetError, UsageError, first_of
 from quantkit.progress import Progress, as_progress
 
 
@@ -206,11 +206,8 @@ def _remarks_on_images(names: Sequence[str], examined: Sequence[Examined]) -> li
     return remarks
 
 
-def _list(labels: Sequence[int], found: ImageSource, count: int = 5) -> str:
-    shown = ", ".join(
-        f"{label} {found.class_names.get(label, '').partition(',')[0]}".strip() for label in labels[:count]
-    )
-    return shown + (", ..." if len(labels) > count else "")
+def _list(labels: Sequence[int], found: ImageSource) -> str:
+    return first_of([f"{label} {found.class_names.get(label, '').partition(',')[0]}".strip() for label in labels])
 
 
 def _sentence(item: LeftOut) -> str:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -310,7 +311,9 @@ def _read_manifest(path: Path) -> tuple[dict[str, list[str]], tuple[CalibrationI
         raise CalibrationSetError(
             f"cannot read the calibration set ({reason(error)})",
             where=path,
-            fix=f"write it with quantkit calib-set build --images FOLDER --out {path}" if missing else None,
+            fix=f"write it with quantkit calib-set build --images FOLDER --out {shlex.quote(str(path))}"
+            if missing
+            else None,
         ) from error
     if _TITLE.encode() not in start:
         raise CalibrationSetError(

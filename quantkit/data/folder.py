@@ -14,8 +14,10 @@ from quantkit.data.label_sources import disagreement, folder_of, wnid_of_file
 from quantkit.data.labels import pair_labels, read_label_file
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike, open_source
-from quantkit.errors import LabelError
+from quantkit.errors import LabelError, first_of
 
+# Folders that are parts of a data set where the classes are below them.
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
 _LABEL_FILE_SUFFIXES = (".txt", ".csv", ".tsv")
 
 
@@ -123,7 +125,7 @@ def _from_label_file(found: ImageSource, path: Path, given_names: tuple[str, ...
     pairing = pair_labels(path, lines, found.names)
     if pairing.unlabelled:
         raise LabelError(
-            f"{len(pairing.unlabelled)} of {len(found.names)} images have no label: {_first(pairing.unlabelled)}",
+            f"{len(pairing.unlabelled)} of {len(found.names)} images have no label: {first_of(pairing.unlabelled)}",
             where=path,
             fix="add them to the label file, or remove them",
         )
@@ -131,7 +133,7 @@ def _from_label_file(found: ImageSource, path: Path, given_names: tuple[str, ...
     if pairing.repeated:
         warnings.append(f"{path}: {pairing.repeated} lines repeat an earlier one")
     if pairing.unmatched:
-        missing = _first([f"{line.name} (line {line.number})" for line in pairing.unmatched])
+        missing = first_of([f"{line.name} (line {line.number})" for line in pairing.unmatched])
         warnings.append(f"{path}: {len(pairing.unmatched)} labels have no image here: {missing}")
     return replace(
         found,
@@ -177,6 +179,12 @@ def _from_class_folders(found: ImageSource, tops: list[str], given_names: tuple[
             where=found.root,
             fix=f"give {found.root}/{classes[0]} if those are the classes",
         )
+    if all(name.lower() in _SPLITS for name in classes) and all(name.count("/") > 1 for name in found.names):
+        raise LabelError(
+            f"the folders {', '.join(classes)} are parts of a data set, not classes",
+            where=found.root,
+            fix=f"give one of them, such as {found.root}/{classes[-1]}",
+        )
     in_file = all(given_names.count(name) == 1 for name in classes)
     if given_names and not in_file:
         _check_named_otherwise(found, classes, given_names)
@@ -185,6 +193,8 @@ def _from_class_folders(found: ImageSource, tops: list[str], given_names: tuple[
     source = f"{len(classes)} class folders" + (", numbered by the file of class names" if in_file else "")
     class_names = {position: name for name, position in index.items()}
     remark = None if in_file else _remark_on_numbers(classes)
+    if len(classes) == 1:
+        remark = f"all images are in the folder {classes[0]}, so of one class; if it is no class, give --labels"
     warnings = found.warnings if remark is None else (*found.warnings, remark)
     return replace(
         found,
@@ -210,7 +220,7 @@ def _check_named_otherwise(found: ImageSource, classes: list[str], given_names: 
     unknown = [name for name in classes if name not in given_names]
     if len(unknown) < len(classes):
         raise LabelError(
-            f"{len(unknown)} of {len(classes)} class folders are not among the class names: {_first(unknown)}",
+            f"{len(unknown)} of {len(classes)} class folders are not among the class names: {first_of(unknown)}",
             where=found.root,
             fix=fix,
         )
@@ -239,7 +249,7 @@ def _refuse_unlabelled(found: ImageSource, tops: list[str | None]) -> NoReturn:
     loose = [name for name, top in zip(found.names, tops, strict=True) if top is None]
     if len(loose) < len(tops):
         raise LabelError(
-            f"{len(loose)} of {len(tops)} images are outside the class folders: {_first(loose)}",
+            f"{len(loose)} of {len(tops)} images are outside the class folders: {first_of(loose)}",
             where=found.root,
             fix="move them into the folder of their class, or give a label file with --labels",
         )
@@ -251,7 +261,3 @@ def _refuse_unlabelled(found: ImageSource, tops: list[str | None]) -> NoReturn:
         where=found.root,
         fix=f"give a label file with --labels{there}",
     )
-
-
-def _first(names: list[str] | tuple[str, ...], count: int = 5) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

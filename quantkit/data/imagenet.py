@@ -12,11 +12,11 @@ from quantkit.data.devkit import CLASSES, GROUND_TRUTH, VALIDATION_IMAGES, read_
 from quantkit.data.examine import examine
 from quantkit.data.folder import find_images
 from quantkit.data.images import Note
-from quantkit.data.labels import LabelLine
+from quantkit.data.labels import LabelLine, check_same_label
 from quantkit.data.parallel import map_in_order
 from quantkit.data.source import Location
 from quantkit.data.sources.open import ImagesLike
-from quantkit.errors import LabelError, OutputError, UsageError
+from quantkit.errors import LabelError, OutputError, UsageError, first_of
 from quantkit.files import make_folder, reason, sha256_file
 from quantkit.progress import Progress, as_progress
 
@@ -29,7 +29,6 @@ _USUAL_LABEL_FILES = (
     "ILSVRC2012_devkit_t12.tar.gz",
     "LOC_val_solution.csv",
 )
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -187,8 +186,7 @@ def _wnids(root: Location, names: Sequence[str], labels: Path | None) -> tuple[l
         else:
             wnids.append(wnid)
     if without:
-        shown = ", ".join(without[:_SHOWN]) + (", ..." if len(without) > _SHOWN else "")
-        raise LabelError(f"{len(without)} of {len(names)} images have no label: {shown}", where=path)
+        raise LabelError(f"{len(without)} of {len(names)} images have no label: {first_of(without)}", where=path)
     return wnids, f"label file {path.name}"
 
 
@@ -203,12 +201,7 @@ def _wnid_by_name(path: Path) -> dict[str, str]:
     for line in read_imagenet_labels(path):
         name = line.name.replace("\\", "/").rpartition("/")[2]
         earlier = found.setdefault(name, line)
-        if earlier.label != line.label:
-            raise LabelError(
-                f"{name} has label {line.label}, and {earlier.label} on line {earlier.number}",
-                where=f"{path}:{line.number}",
-                fix="keep one of the two lines",
-            )
+        check_same_label(line, earlier, path)
     return {name: wnids[line.label] for name, line in found.items()}
 
 

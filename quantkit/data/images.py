@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from quantkit.config.pipeline import Decode
-from quantkit.errors import ImageError
+from quantkit.errors import ImageError, one_line
 from quantkit.files import reason
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -179,7 +179,7 @@ def open_image(data: bytes, where: object) -> Image.Image:
             f"the image has more than {MAX_PIXELS} pixels", where=where, fix="shrink it, or remove it"
         ) from error
     except Exception as error:  # pillow's readers raise any class for a damaged file
-        raise ImageError(f"the image is damaged ({_one_line(error)})", where=where, fix="download it again") from error
+        raise ImageError(f"the image is damaged ({one_line(error)})", where=where, fix="download it again") from error
     return image
 
 
@@ -204,7 +204,7 @@ def to_mode(image: Image.Image, decode: Decode, where: object) -> Image.Image:
         return image if image.mode == mode else image.convert(mode)
     except Exception as error:  # EXIF data can be damaged
         raise ImageError(
-            f"pixels of mode {image.mode} cannot be converted to {mode} ({_one_line(error)})", where=where
+            f"pixels of mode {image.mode} cannot be converted to {mode} ({one_line(error)})", where=where
         ) from error
 
 
@@ -261,7 +261,3 @@ def _describe_start(data: bytes) -> str:
     if data[4:8] == b"ftyp":
         return "it starts like HEIC, AVIF or a video"
     return f"it starts with {data[:12]!r}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,8 +1,8 @@
 """Label files, which assign classes to images by name.
 
-Supported formats, with one image per line: ``name label`` or ``label name`` separated by white space, a tab or a comma,
-with or without a header line. A label is a class index, a WordNet id of ImageNet-1k, or a class name if names are
-given.
+Supported formats, with one image per line: ``name label`` or ``label name`` separated by white space, a tab, a comma or
+a semicolon, with or without a header line. A label is a class index, a WordNet id of ImageNet-1k, or a class name if
+names are given.
 """
 
 import csv
@@ -21,10 +21,11 @@ from quantkit.data.images import IMAGE_SUFFIXES
 from quantkit.data.textfile import read_lines
 from quantkit.errors import LabelError
 
-_NAME_HEADERS = frozenset({"image", "images", "img", "imageid", "file", "filename", "path", "filepath", "name", "id"})
-_LABEL_HEADERS = frozenset(
-    {"label", "labels", "class", "classid", "classindex", "classname", "target", "wnid", "synset", "category", "y"}
-)
+# Of several columns, the first in these orders has the names of the images, and the labels.
+_NAME_HEADERS = ("filename", "filepath", "path", "file", "image", "images", "img", "imageid", "name", "id")
+_LABEL_HEADERS = (
+    "label", "labels", "classid", "classindex", "target", "class", "classname", "category", "wnid", "synset", "y",
+)  # fmt: skip
 # Kaggle's ImageNet solution file: a WordNet id followed by boxes.
 _BOXES_HEADER = "predictionstring"
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
@@ -114,12 +115,7 @@ def pair_labels(path: Path, lines: Sequence[LabelLine], images: Sequence[str]) -
             unmatched.append(line)
             continue
         earlier = first.setdefault(position, line)
-        if earlier.label != line.label:
-            raise LabelError(
-                f"{line.name} has label {line.label}, and {earlier.label} on line {earlier.number}",
-                where=f"{path}:{line.number}",
-                fix="keep one of the two lines",
-            )
+        check_same_label(line, earlier, path)
         labels[position] = line.label
     if not first:
         raise LabelError(
@@ -130,6 +126,20 @@ def pair_labels(path: Path, lines: Sequence[LabelLine], images: Sequence[str]) -
         )
     unlabelled = tuple(image for image, label in zip(images, labels, strict=True) if label < 0)
     return Pairing(labels, unlabelled, tuple(unmatched), len(lines) - len(unmatched) - len(first))
+
+
+def check_same_label(line: LabelLine, earlier: LabelLine, where: object) -> None:
+    """Check that two lines of one image have the same label.
+
+    Raises:
+        LabelError: they have not.
+    """
+    if earlier.label != line.label:
+        raise LabelError(
+            f"{line.name} has label {line.label}, and {earlier.label} on line {earlier.number}",
+            where=f"{where}:{line.number}",
+            fix="keep one of the two lines",
+        )
 
 
 def check_labels_fit(labels: NDArray[np.int64], outputs: int, where: object) -> None:
@@ -163,15 +173,17 @@ class _Layout:
 
     @classmethod
     def of(cls, line: str, index_by_name: dict[str, int]) -> "_Layout | None":
-        for separator in ("\t", ",", None):
+        for separator in ("\t", ",", ";", None):
             fields = _split(line, separator)
             if len(fields) < 2:
                 continue
             headers = [re.sub(r"[\s_-]", "", field).lower() for field in fields]
-            names = [column for column, header in enumerate(headers) if header in _NAME_HEADERS]
-            labels = [column for column, header in enumerate(headers) if header in {*_LABEL_HEADERS, _BOXES_HEADER}]
-            if names and labels:
-                return cls(separator, True, names[0], labels[0], headers[labels[0]] == _BOXES_HEADER)
+            name = next((one for one in _NAME_HEADERS if one in headers), None)
+            label = next((one for one in (*_LABEL_HEADERS, _BOXES_HEADER) if one in headers), None)
+            if name is not None and label is not None:
+                return cls(separator, True, headers.index(name), headers.index(label), label == _BOXES_HEADER)
+            if separator is not None and sum(_is_label(field, index_by_name) for field in fields) > 1 < len(fields) - 1:
+                return None  # nothing says which of these columns is the label
             if _is_label(fields[-1], index_by_name):
                 return cls(separator, False, 0, -1)
             if _is_label(fields[0], index_by_name):
@@ -275,7 +287,8 @@ def _refuse_layout(path: Path, numbered: Sequence[tuple[int, str]]) -> NoReturn:
             where=path,
             fix="if it is the ground truth of the ImageNet devkit, use quantkit imagenet prepare",
         )
-    raise LabelError(f"neither a header nor a line with a label: {line!r}", where=f"{path}:{number}", fix=_FORMS)
+    fix = f"{_FORMS}, or a header such as image,label"
+    raise LabelError(f"neither a header nor a line with a label: {line!r}", where=f"{path}:{number}", fix=fix)
 
 
 def _index_by_name(class_names: Sequence[str]) -> dict[str, int]:

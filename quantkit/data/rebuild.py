@@ -17,14 +17,12 @@ from quantkit.data.devkit import CLASSES, is_devkit, read_imagenet_labels
 from quantkit.data.examine import Examined, examine
 from quantkit.data.folder import find_images
 from quantkit.data.images import IMAGE_SUFFIXES
-from quantkit.data.labels import LabelLine, check_labels_fit, read_label_file
+from quantkit.data.labels import LabelLine, check_labels_fit, check_same_label, read_label_file
 from quantkit.data.parallel import map_in_order
 from quantkit.data.selection import DEFAULT_COUNT, balanced_quotas, interleaved, queues_by_class
 from quantkit.data.sources.open import ImagesLike
-from quantkit.errors import CalibrationSetError, LabelError, UsageError
+from quantkit.errors import CalibrationSetError, UsageError, first_of
 from quantkit.progress import Progress, as_progress
-
-_SHOWN = 5
 
 
 def plan_from_file(
@@ -85,11 +83,7 @@ def plan_calibration_set(
     label_by_name: dict[str, LabelLine] = {}
     for line in lines:
         earlier = label_by_name.setdefault(line.name, line)
-        if earlier.label != line.label:
-            raise LabelError(
-                f"{line.name} has label {line.label} on line {line.number}, {earlier.label} on line {earlier.number}",
-                fix="keep one of the two lines",
-            )
+        check_same_label(line, earlier, source)
     count = min(DEFAULT_COUNT, len(label_by_name)) if count is None else count
     if len(label_by_name) < count:
         raise CalibrationSetError(
@@ -144,9 +138,8 @@ def rebuild_calibration_set(
         else:
             found.append(replace(image, name=right[0], sha256=seen[right[0]].sha256))
     if problems:
-        shown = ", ".join(problems[:_SHOWN]) + (", ..." if len(problems) > _SHOWN else "")
         raise CalibrationSetError(
-            f"{len(problems)} of {len(planned)} images of the set cannot be used: {shown}",
+            f"{len(problems)} of {len(planned)} images of the set cannot be used: {first_of(problems)}",
             where=source.root,
             fix="give a complete copy of the data set",
         )

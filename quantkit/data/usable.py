@@ -6,9 +6,7 @@ from quantkit.data.examine import examine
 from quantkit.data.parallel import map_in_order
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike, open_source
-from quantkit.errors import CalibrationSetError
-
-_SHOWN = 3
+from quantkit.errors import CalibrationSetError, first_of
 
 
 def usable_images(images: ImagesLike, workers: int | None = None) -> ImageSource:
@@ -30,7 +28,6 @@ def usable_images(images: ImagesLike, workers: int | None = None) -> ImageSource
         raise CalibrationSetError(f"none of its {len(source)} images can be decoded ({broken[0]})", where=source.root)
     if not broken:
         return source
-    shown = "; ".join(broken[:_SHOWN]) + ("; ..." if len(broken) > _SHOWN else "")
-    warning = f"left out {len(broken)} images that cannot be decoded: {shown}"
+    warning = f"left out {len(broken)} images that cannot be decoded: {first_of(broken, 3, '; ')}"
     kept = source.only([position for position, fault in enumerate(faults) if not fault])
     return replace(kept, warnings=(*source.warnings, warning))

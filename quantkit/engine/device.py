@@ -202,9 +202,8 @@ class Device:
 
     def _starts(self) -> bool:
         """Return whether the provider works: onnxruntime also lists it if its driver is missing."""
-        values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
-        graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "starts", values[:1], values[1:])
-        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+        text = '<ir_version: 8, opset_import: ["": 13]> starts (float[1] x) => (float[1] y) { y = Relu(x) }'
+        model = onnx.parser.parse_model(text)
         options = ort.SessionOptions()
         options.log_severity_level = 4
         self.load_libraries()

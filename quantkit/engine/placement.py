@@ -1,12 +1,13 @@
 """Where a model really runs: the execution provider of each of its nodes, as onnxruntime assigned them."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnxruntime as ort
 
 from quantkit.engine.device import PROVIDERS, Device
+from quantkit.records import plain_fields
 
 # Operators whose arithmetic is nearly all of a classifier's; what else runs on the CPU is not worth an error.
 _LAYERS = frozenset(
@@ -63,12 +64,8 @@ class DevicePlacement:
     def to_json(self) -> dict[str, Any]:
         """Return plain values; what onnxruntime does not tell is null."""
         return {
-            "device": self.device,
-            "provider": self.provider,
+            **plain_fields(self),
             "options": dict(self.options),
-            "onnxruntime": self.onnxruntime,
-            "layers": self.layers,
-            "layers_on_cpu": self.layers_on_cpu,
             "nodes": dict(self.nodes) or None,
             "left_to_cpu": dict(self.left_to_cpu) if self.nodes else None,
         }
@@ -88,10 +85,8 @@ def placement_of(session: ort.InferenceSession | None, device: Device) -> Device
         return found
     layers = [provider for provider, operator in assigned if operator in _LAYERS]
     left = Counter(operator for provider, operator in assigned if provider == _CPU)
-    return DevicePlacement(
-        found.device,
-        found.provider,
-        found.options,
+    return replace(
+        found,
         layers=len(layers),
         layers_on_cpu=layers.count(_CPU),
         nodes=tuple(sorted(Counter(provider for provider, _ in assigned).items())),

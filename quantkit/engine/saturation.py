@@ -9,7 +9,6 @@ import functools
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
 
 # Products per sum, more than the width of any kernel, so that pairs are added in any packing.
 _TERMS = 256
@@ -18,17 +17,10 @@ _TERMS = 256
 @functools.cache
 def products_saturate() -> bool:
     """Return whether onnxruntime's integer kernels saturate for 8-bit weights on this processor."""
-    activations = np.full((4, _TERMS), 255, np.uint8)
-    weights = np.full((_TERMS, 16), 127, np.int8)
-    graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
-        "saturation",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, activations.shape)],
-        [helper.make_tensor_value_info("y", TensorProto.INT32, (4, 16))],
-        [numpy_helper.from_array(weights, "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.checker.check_model(model)
+    text = f"""<ir_version: 8, opset_import: ["": 13]>
+    saturation (uint8[4, {_TERMS}] x) => (int32[4, 16] y) {{ y = MatMulInteger(x, w) }}"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.full((_TERMS, 16), 127, np.int8), "w"))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    sums = session.run(None, {"x": activations})[0]
+    sums = session.run(None, {"x": np.full((4, _TERMS), 255, np.uint8)})[0]
     return bool((sums != 255 * 127 * _TERMS).any())

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from quantkit.data.parallel import map_in_order
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.placement import DevicePlacement, placement_of
-from quantkit.engine.session import first_line, open_session
+from quantkit.engine.session import first_line, open_model
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import name_of
 from quantkit.types import Float32Array
@@ -27,7 +27,7 @@ class ScoreSession:
     """
 
     def __init__(self, model: ir.Model, device: Device = CPU) -> None:
-        self._session = open_session(ir.serde.serialize_model(model).SerializeToString(), device=device)
+        self._session = open_model(model, device)
         self._input, self._output = self._session.get_inputs()[0].name, name_of(model.graph.outputs[0])
         self._device = device
 
@@ -77,7 +77,7 @@ def placement(model: ir.Model, device: Device) -> DevicePlacement:
         ModelError: onnxruntime cannot load the model.
         DeviceError: the device does not run it.
     """
-    return placement_of(open_session(ir.serde.serialize_model(model).SerializeToString(), device=device), device)
+    return placement_of(open_model(model, device), device)
 
 
 def _are_single(images: Sequence[Float32Array]) -> bool:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from quantkit.data.parallel import map_in_order
-from quantkit.engine.session import first_line, open_session
+from quantkit.engine.session import first_line, open_model
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import is_constant, name_of, reads
 
@@ -133,7 +133,7 @@ class SegmentedRun:
             for value in graph.inputs:
                 value.shape = ir.Shape([None] * self._live[name_of(value)][0].ndim)
         piece = ir.Model(graph, ir_version=self.model.ir_version)
-        return open_session(ir.serde.serialize_model(piece).SerializeToString())
+        return open_model(piece)
 
     def _inputs_of(self, tensors: Sequence[str]) -> list[str]:
         """Return the live tensors that these are computed from."""

@@ -3,14 +3,17 @@
 import functools
 import os
 import re
+import tempfile
 from pathlib import Path
 
+import onnx_ir as ir
 import onnxruntime as ort
 
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.placement import placement_of
 from quantkit.engine.tensorrt import check_quantized
 from quantkit.errors import DeviceError, ModelError
+from quantkit.graph.model import save_model, stored_tensors
 
 # Possible start of onnxruntime's messages: file, line and signature of the function that failed.
 _IN_THE_SOURCE = re.compile(r"^\S+\.cc:\d+ [^\n]*\) ")
@@ -65,6 +68,22 @@ def open_session(
         raise ModelError(f"onnxruntime cannot load it ({first_line(error)})", where=where) from error
 
 
+def open_model(model: ir.Model, device: Device = CPU) -> ort.InferenceSession:
+    """Return a session of a model in memory, whose weights may be in an external file.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model; the message includes its reason.
+        DeviceError: the device does not run it.
+    """
+    if not any(isinstance(tensor, ir.ExternalTensor) for _, tensor in stored_tensors(model)):
+        return open_session(ir.serde.serialize_model(model).SerializeToString(), device=device)
+    # A serialized model has no folder that its external file could be in.
+    with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
+        path = Path(folder) / "model.onnx"
+        save_model(model, path)
+        return open_session(path, device=device)
+
+
 def _open_on(
     device: Device, source: str | bytes, options: ort.SessionOptions, where: object, quantized: bool
 ) -> ort.InferenceSession:
@@ -111,11 +130,6 @@ def _make_pool() -> None:
     kind = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     # No more memory than requested: the default doubles it.
     ort.create_and_register_allocator(kind, ort.OrtArenaCfg(0, 1, -1, -1))
-
-
-def default_threads() -> int:
-    """Return the number of processors available to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ from quantkit.data.folder import find_labelled_images
 from quantkit.data.overlap import overlap
 from quantkit.data.source import ImageSource, Location
 from quantkit.data.sources.open import ImagesLike
-from quantkit.errors import CalibrationSetError, LabelError, UsageError
+from quantkit.errors import CalibrationSetError, LabelError, ModelError, UsageError
 from quantkit.runs.folder import RunRecord
 from quantkit.runs.location import find_set
 
@@ -69,8 +69,15 @@ def check_labels(found: ImageSource, classes: int | None, where: Location) -> No
         where: location for the error message.
 
     Raises:
+        ModelError: the model has one score, of which no class is the highest.
         LabelError: a label is out of range.
     """
+    if classes == 1:
+        raise ModelError(
+            "the model has one score for each image, and accuracy needs one for each class",
+            where=where,
+            fix="export it with two scores, such as 1 - p and p",
+        )
     assert found.labels is not None
     greatest = int(found.labels.max())
     if classes is not None and greatest >= classes:
@@ -88,7 +95,7 @@ def limited(found: ImageSource, limit: int | None) -> ImageSource:
         UsageError: ``limit`` is less than 1.
     """
     if limit is not None and limit < 1:
-        raise UsageError(f"{limit} images cannot be evaluated", where="limit", fix="give at least 1")
+        raise UsageError(f"{limit} images cannot be evaluated", where="--limit", fix="give at least 1")
     count = len(found.names)
     kept = count if limit is None else min(limit, count)
     return found.only([place * count // kept for place in range(kept)])

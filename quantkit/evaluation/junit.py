@@ -43,8 +43,10 @@ def error_report(path: Path | None) -> Iterator[None]:
     except QuantkitError as error:
         if path is not None:
             suite = _suite(1, errors=1)
-            found = ET.SubElement(_case(suite, SUITE), "error", message=_text(str(error)), type=type(error).__name__)
-            found.text = _text(str(error))
+            found = ET.SubElement(
+                _case(suite, SUITE), "error", message=_text(error.command_line), type=type(error).__name__
+            )
+            found.text = _text(error.command_line)
             write_text(path, _document(suite))
         raise
 

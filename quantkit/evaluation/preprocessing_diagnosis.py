@@ -130,7 +130,7 @@ def sentence(result: SearchResult) -> str:
     return (
         f"the preprocessing seems wrong: top-1 of {found.images} images is {found.reference:.1f} %, and "
         f"{found.value:.1f} % ({found.difference:+.1f} points, 95 % interval {found.ci95.lo:+.1f} to "
-        f"{found.ci95.hi:+.1f}, p = {found.p:.1g}) with {changes(result)}; {settings(result.best)}"
+        f"{found.ci95.hi:+.1f}, corrected p = {result.p:.1g}) with {changes(result)}; {settings(result.best)}"
     )
 
 

@@ -58,35 +58,33 @@ class SearchStage:
 
 
 @dataclass(frozen=True)
-class TriedAlternative:
-    """An alternative that was compared with the preprocessing of its round.
+class TriedPreprocessing:
+    """An alternative that was compared with the preprocessing it was derived from, on the same images.
 
     Attributes:
-        alternative: what was tried.
-        contrast: with the preprocessing of the round, on the images that it was tried on.
-        p: of the contrast, corrected for the number of alternatives and looks.
-        better: it is better beyond chance.
+        alternative: what was tried: its ``dimension``, ``words`` and ``pipeline``.
+        contrast: with the preprocessing of the round: ``images``, ``reference``, ``value``, ``difference``, ``ci95``.
+        p: of the difference, corrected for the number of alternatives (Holm) and of looks (Bonferroni).
+        better: better beyond chance.
+        chosen: the best of the round; the next one starts from it.
+        round: from 0; each round starts from the best preprocessing so far.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> guess = quantkit.guess_preprocessing("mini_iresnet.onnx", images="images/test", pipeline="digits", limit=50)
+        >>> tried = [one.alternative for one in guess.tried]
+        >>> sorted(one.words for one in tried if one.dimension == "scaling")[0]
+        "MNIST's mean and std"
     """
 
     alternative: Alternative
     contrast: Contrast
     p: float
     better: bool = False
-
-
-@dataclass(frozen=True)
-class SearchRound:
-    """One stage from one preprocessing.
-
-    Attributes:
-        base: the preprocessing.
-        tried: its alternatives, in the order they were given.
-        chosen: the best of those that are better, None where none is.
-    """
-
-    base: Pipeline
-    tried: tuple[TriedAlternative, ...]
-    chosen: Alternative | None
+    chosen: bool = False
+    round: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,15 +95,20 @@ class SearchResult:
         start: the preprocessing given.
         best: the one found; the one given where none is better beyond chance.
         moves: what was changed, in order.
-        rounds: all that was tried.
+        tried: all that was tried, round by round.
         overall: best against start, on the images of the last look or `FINAL_IMAGES`; None where both are the same.
     """
 
     start: Pipeline
     best: Pipeline
     moves: tuple[Alternative, ...]
-    rounds: tuple[SearchRound, ...]
+    tried: tuple[TriedPreprocessing, ...]
     overall: Contrast | None
+
+    @property
+    def p(self) -> float:
+        """The largest corrected p value of the moves, which is that of the whole finding; 1 where nothing was moved."""
+        return max((one.p for one in self.tried if one.chosen), default=1.0)
 
 
 def looks(images: int) -> tuple[int, ...]:
@@ -131,23 +134,25 @@ def search(
         screen: drop what looks worse on so many images, before the first look; nothing is decided there.
     """
     sizes = looks(images)
-    current, rounds, moves = start, list[SearchRound](), list[Alternative]()
+    current, number, seen = start, 0, 0
+    tried, moves = list[TriedPreprocessing](), list[Alternative]()
     for stage in stages:
         for _ in range(_MOST_MOVES):
-            done = _round(current, stage, ask, sizes, screen)
-            rounds.append(done)
-            if done.chosen is None:
+            done = [replace(one, round=number) for one in _round(current, stage, ask, sizes, screen)]
+            tried, number = [*tried, *done], number + 1
+            chosen = next((one.alternative for one in done if one.chosen), None)
+            if chosen is None:
                 break
-            current = done.chosen.pipeline
-            moves.append(done.chosen)
+            current = chosen.pipeline
+            moves.append(chosen)
+            seen = max(seen, *(one.contrast.images for one in done))
     if not moves or current == start:
-        return SearchResult(start, start, (), tuple(rounds), None)
-    seen = max(one.contrast.images for done in rounds if done.chosen is not None for one in done.tried)
+        return SearchResult(start, start, (), tuple(tried), None)
     size = max(seen, min(FINAL_IMAGES, images))
     overall = contrast(ask(start, size), ask(current, size))
     if overall.difference <= 0.0 or overall.p > level:  # the images after the decision speak against it
-        return SearchResult(start, start, (), tuple(rounds), overall)
-    return SearchResult(start, current, tuple(moves), tuple(rounds), overall)
+        return SearchResult(start, start, (), tuple(tried), overall)
+    return SearchResult(start, current, tuple(moves), tuple(tried), overall)
 
 
 def can_find(images: int, wrong: int, alternatives: int, level: float) -> bool:
@@ -182,9 +187,10 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _round(base: Pipeline, stage: SearchStage, ask: Ask, sizes: Sequence[int], screen: int) -> SearchRound:
+def _round(base: Pipeline, stage: SearchStage, ask: Ask, sizes: Sequence[int], screen: int) -> list[TriedPreprocessing]:
+    """Return the alternatives of one stage that were tried from one preprocessing, the best one marked."""
     alternatives = [one for one in stage.alternatives(base) if one.pipeline != base]
-    tried: list[TriedAlternative | None] = [None] * len(alternatives)
+    tried: dict[int, TriedPreprocessing] = {}
     active = list(range(len(alternatives)))
     least = least_gain(sizes[-1], len(alternatives), stage.level)
     for size in (screen, *sizes) if screen < sizes[0] else sizes:
@@ -197,21 +203,21 @@ def _round(base: Pipeline, stage: SearchStage, ask: Ask, sizes: Sequence[int], s
         raw = [contrasts[index].p if index in contrasts else 1.0 for index in range(len(alternatives))]
         adjusted = [min(1.0, p * len(sizes)) for p in holm(raw)]
         for index in active:
-            found = TriedAlternative(alternatives[index], contrasts[index], adjusted[index])
+            found = TriedPreprocessing(alternatives[index], contrasts[index], adjusted[index])
             better_now = size >= sizes[0] and _is_better(found, given, stage.level)
             tried[index] = replace(found, better=better_now)
-        better = [one for one in tried if one is not None and one.better]
+        better = [one for one in tried.values() if one.better]
         if better:
-            rivals = [one for one in tried if one is not None and one.contrast.images == size]
+            rivals = [one for one in tried.values() if one.contrast.images == size]
             chosen = _choose(better, {one.alternative: ask(one.alternative.pipeline, size) for one in rivals}, rivals)
-            return SearchRound(base, tuple(one for one in tried if one is not None), chosen.alternative)
+            return [replace(one, chosen=one is chosen) for _, one in sorted(tried.items())]
         active = [index for index in active if _is_promising(contrasts[index], sizes[-1], least)]
-    return SearchRound(base, tuple(one for one in tried if one is not None), None)
+    return [one for _, one in sorted(tried.items())]
 
 
 def _choose(
-    better: Sequence[TriedAlternative], answers: Mapping[Alternative, Answers], rivals: Sequence[TriedAlternative]
-) -> TriedAlternative:
+    better: Sequence[TriedPreprocessing], answers: Mapping[Alternative, Answers], rivals: Sequence[TriedPreprocessing]
+) -> TriedPreprocessing:
     """Return the best of the alternatives that are better than the base, or a commoner one that is as good.
 
     Args:
@@ -233,7 +239,7 @@ def _choose(
     return max(alike, key=lambda one: one.contrast.gain, default=best)
 
 
-def _is_better(found: TriedAlternative, given: Answers, level: float) -> bool:
+def _is_better(found: TriedPreprocessing, given: Answers, level: float) -> bool:
     least = least_information(*given.log_p.shape) if given.labels is None else 0.0
     return found.contrast.difference > least and found.p <= level
 

@@ -17,6 +17,10 @@ from quantkit.records import Records, plain
 JSON_SCHEMA = 1
 WORST_TENSORS = 10
 PERCENT = 100.0
+_COLUMNS = (
+    *("top1", "top5", "delta_top1", "delta_top1_lo", "delta_top1_hi", "mcnemar_p"),
+    *("agreement", "kl", "bytes", "latency_ms"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,19 +248,7 @@ def _accuracy_json(delta: Delta | None, metric: str) -> dict[str, Any]:
 
 
 def _row(images: int, model: ModelResult) -> dict[str, Any]:
-    versus = model.versus
-    delta = None if versus is None else versus.top1
-    return {
-        "model": model.name,
-        "images": images,
-        "top1": model.top1,
-        "top5": model.top5,
-        "delta_top1": None if delta is None else delta.value,
-        "delta_top1_lo": None if delta is None else delta.ci95.lo,
-        "delta_top1_hi": None if delta is None else delta.ci95.hi,
-        "mcnemar_p": None if delta is None else delta.mcnemar_p,
-        "agreement": None if versus is None else versus.agreement,
-        "kl": None if versus is None else versus.kl,
-        "bytes": model.bytes,
-        "latency_ms": model.latency_ms,
-    }
+    found = model.to_json()
+    interval = found.get("delta_top1_ci95") or (None, None)
+    found |= zip(("delta_top1_lo", "delta_top1_hi"), interval, strict=True)
+    return {"model": model.name, "images": images} | {column: found.get(column) for column in _COLUMNS}

@@ -13,6 +13,7 @@ from quantkit.graph.analysis.macs import LayerOperations, layer_costs
 from quantkit.graph.analysis.values import ORIGIN, node_name
 from quantkit.graph.qdq.placement import STRONG, Placement
 from quantkit.graph.qdq.plan import Plan
+from quantkit.records import plain_fields
 
 # Below this share of the multiply-adds int8 saves little, and the model is unusual.
 LOW_COVERAGE = 0.9
@@ -137,18 +138,7 @@ class Coverage:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; ``float_layers`` lists every layer."""
-        return {
-            "layers": self.layers,
-            "int8_layers": self.int8_layers,
-            "multiply_adds": self.multiply_adds,
-            "int8_multiply_adds": self.int8_multiply_adds,
-            "share": self.share,
-            "uncounted": self.uncounted,
-            "float_layers": [
-                {"name": one.name, "op_type": one.op_type, "why": one.why, "multiply_adds": one.multiply_adds}
-                for one in self.float_layers
-            ],
-        }
+        return {**plain_fields(self), "share": self.share}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "Coverage":

@@ -17,6 +17,7 @@ from quantkit.errors import ModelError
 from quantkit.files import reason, replacing, sha256_file, sha256_json
 from quantkit.graph.analysis.values import is_op
 from quantkit.graph.repair import as_checked, free_sizes, repair
+from quantkit.graph.sparse import make_dense
 
 # A protobuf message is limited to 2 GiB; above this size the tensors are stored in a separate file.
 INLINE_LIMIT_BYTES = 1_800_000_000
@@ -171,7 +172,9 @@ def _parse(path: Path) -> ir.Model:
     if not path.is_file():
         raise ModelError("there is no such model file", where=path)
     try:
-        model = ir.load(path, format="protobuf")
+        model = _with_dense_weights(path)
+    except ModelError as error:
+        raise ModelError(error.what, where=path, fix=error.fix) from error
     except DecodeError as error:
         raise ModelError("is not an ONNX file, or is truncated", where=path) from error
     except OSError as error:
@@ -181,6 +184,15 @@ def _parse(path: Path) -> ir.Model:
     if not model.opset_imports or len(model.graph) == 0:
         raise ModelError("has no graph", where=path, fix="give an ONNX model")
     free_sizes(model)
+    return model
+
+
+def _with_dense_weights(path: Path) -> ir.Model:
+    """Parse a file as `onnx_ir.load` does, with its sparse weights as dense ones."""
+    proto = onnx.load(path, format="protobuf", load_external_data=False)
+    make_dense(proto)
+    model = ir.from_proto(proto)
+    ir.external_data.set_base_dir(model.graph, path.parent)
     return model
 
 

@@ -1,5 +1,6 @@
 """Prepares an fp32 graph for quantization: rewrites it to operators with integer kernels, with equal results."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -9,27 +10,19 @@ from onnx_ir.passes.common import (
     RemoveInitializersFromInputsPass,
 )
 
-from quantkit.errors import ModelError, QuantkitError
 from quantkit.graph.analysis.values import ORIGIN
-from quantkit.graph.passes.arithmetic import PlainArithmeticPass
-from quantkit.graph.passes.batchnorm_conv import BatchNormToConvPass
-from quantkit.graph.passes.contrib import PlainContribPass
-from quantkit.graph.passes.fold_affine import FoldAffinePass
-from quantkit.graph.passes.fold_constants import FoldConstantsPass
-from quantkit.graph.passes.fold_pad import FoldPadPass
-from quantkit.graph.passes.gelu import GeluOrderPass
-from quantkit.graph.passes.gemm import PlainGemmPass
-from quantkit.graph.passes.global_pool import GlobalPoolPass
-from quantkit.graph.passes.kernel_shape import KernelShapePass
-from quantkit.graph.passes.layout import MoveTransposesPass
-from quantkit.graph.passes.linear import LinearToGemmPass
-from quantkit.graph.passes.names import NameNodesPass, NameSizesPass
-from quantkit.graph.passes.no_ops import RemoveNoOpsPass
-from quantkit.graph.passes.opset import PER_CHANNEL_OPSET, FitOpsetPass
-from quantkit.graph.passes.resize import PlainResizePass
-from quantkit.graph.passes.shapes import ConstantShapesPass
-from quantkit.graph.passes.types import InferTypesPass
-from quantkit.graph.passes.unused import RemoveUnusedPass
+from quantkit.graph.passes.arithmetic import order_gelu, plain_arithmetic
+from quantkit.graph.passes.clean import remove_no_ops, remove_unused, write_kernel_shapes
+from quantkit.graph.passes.contrib import plain_contrib
+from quantkit.graph.passes.fold_affine import batch_norm_to_conv, fold_affine
+from quantkit.graph.passes.fold_constants import fold_constants
+from quantkit.graph.passes.layout import move_transposes
+from quantkit.graph.passes.linear import linear_to_gemm, plain_gemm
+from quantkit.graph.passes.names import name_nodes, name_sizes
+from quantkit.graph.passes.opset import PER_CHANNEL_OPSET, fit_opset
+from quantkit.graph.passes.shapes import constant_shapes
+from quantkit.graph.passes.spatial import fold_pad, global_pool, plain_resize, round_converted_resize
+from quantkit.graph.passes.types import infer_types
 
 
 @dataclass(frozen=True)
@@ -58,71 +51,49 @@ def prepare(model: ir.Model) -> Prepared:
     """
     opset = model.opset_imports.get("", 0)
     prepared = model.clone()
-    try:
-        _passes()(prepared)
-    except ir.passes.PassError as error:
-        # onnx_ir wraps exceptions of a pass; a QuantkitError is for the user, anything else is a bug.
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, QuantkitError):
-            cause = cause.__cause__
-        if isinstance(cause, ModelError):
-            raise cause from error
-        raise
+    for step in _PASSES:
+        step(prepared)
     return Prepared(prepared, tuple(_notes(prepared, opset)))
 
 
-class FoldToFixpointPass(ir.passes.InPlacePass):
-    """Fold constants and shapes until nothing changes, because a known shape can make others known."""
+def _fold(model: ir.Model) -> None:
+    """Fold constants and shapes until nothing changes, because a known shape can make others known.
 
-    def __init__(self, infer: ir.passes.PassBase) -> None:
-        super().__init__()
-        self._folds = (FoldConstantsPass(), ConstantShapesPass())
-        self._sweep = RemoveUnusedPass()
-        self._infer = infer
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Fold and infer in turn; each round removes nodes, so the loop ends."""
-        modified = False
-        while self._round(model):
-            self._sweep(model)
-            self._infer(model)
-            modified = True
-        return ir.passes.PassResult(model, modified)
-
-    def _round(self, model: ir.Model) -> bool:
-        folded = [fold(model).modified for fold in self._folds]
-        return any(folded)
+    Each round removes nodes, so the loop ends.
+    """
+    while any([fold_constants(model), constant_shapes(model)]):
+        remove_unused(model)
+        infer_types(model)
 
 
-def _passes() -> ir.passes.Sequential:
-    infer = InferTypesPass()
-    return ir.passes.Sequential(
-        InlinePass(),
-        RemoveInitializersFromInputsPass(),
-        FitOpsetPass(),
-        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        NameNodesPass(),
-        NameSizesPass(),
-        infer,
-        PlainContribPass(infer),
-        RemoveNoOpsPass(),
-        FoldToFixpointPass(infer),
-        MoveTransposesPass(infer),
-        GeluOrderPass(),
-        PlainArithmeticPass(),
-        FoldPadPass(),
-        PlainResizePass(),
-        LinearToGemmPass(),
-        PlainGemmPass(),
-        FoldAffinePass(),
-        BatchNormToConvPass(),
-        FoldAffinePass(),
-        GlobalPoolPass(),
-        KernelShapePass(),
-        RemoveUnusedPass(),
-        NameNodesPass(),
-        infer,
-    )
+_PASSES: tuple[Callable[[ir.Model], object], ...] = (
+    InlinePass(),
+    RemoveInitializersFromInputsPass(),
+    fit_opset,
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+    name_nodes,
+    name_sizes,
+    infer_types,
+    plain_contrib,
+    remove_no_ops,
+    _fold,
+    move_transposes,
+    order_gelu,
+    plain_arithmetic,
+    fold_pad,
+    round_converted_resize,
+    plain_resize,
+    linear_to_gemm,
+    plain_gemm,
+    fold_affine,
+    batch_norm_to_conv,
+    fold_affine,
+    global_pool,
+    write_kernel_shapes,
+    remove_unused,
+    name_nodes,
+    infer_types,
+)
 
 
 def _notes(prepared: ir.Model, opset: int) -> list[str]:

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
-from onnx import TensorProto, helper
 
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import graphs_within
+from quantkit.graph.open_unoptimized import open_unoptimized
 from quantkit.graph.passes.opset import ForeignDomain
-from quantkit.graph.passes.types import InferTypesPass
+from quantkit.graph.passes.types import infer_types
 
 # Exporters write these names for sizes that need not be equal.
 _NO_NAMES = frozenset({"", "?", "-1", "None", "unknown"})
@@ -50,7 +49,7 @@ def repair(model: ir.Model) -> None:
         except ValueError as error:
             raise ModelError("the graph has a cycle") from error
     if any(value.shape is None or value.type is None for value in model.graph.outputs):
-        InferTypesPass()(model)
+        infer_types(model)
 
 
 @contextmanager
@@ -85,20 +84,12 @@ def _import_domains(model: ir.Model) -> None:
 @functools.cache
 def _assumed_opsets() -> dict[str, int]:
     """Return the version of each domain that onnxruntime assumes if a model does not import it."""
-    graph = helper.make_graph(
-        [helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")],
-        "imports",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("com.microsoft", 1)], ir_version=8)
+    text = """<ir_version: 8, opset_import: ["com.microsoft": 1]>
+    imports (float[1] x) => (float[1] y) { y = com.microsoft.Gelu(x) }"""
     with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.optimized_model_filepath = str(Path(folder) / "imports.onnx")
-        ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-        written = onnx.load(options.optimized_model_filepath)
+        path = Path(folder) / "imports.onnx"
+        open_unoptimized(onnx.parser.parse_model(text), path)
+        written = onnx.load(path)
     return {entry.domain: entry.version for entry in written.opset_import}
 
 

@@ -21,7 +21,7 @@ from quantkit.graph.analysis.values import (
     release,
     required,
 )
-from quantkit.graph.passes.unused import RemoveUnusedPass
+from quantkit.graph.passes.clean import remove_unused
 from quantkit.graph.qdq.plan import Layer, Plan
 from quantkit.ptq.layers import BIASED
 
@@ -70,7 +70,7 @@ def export_corrected_fp32(prepared: ir.Model, plan: Plan, int8: ir.Model, qmax: 
         _set_weight(model.graph, node, corrected, layer, qmax)
         if node.op_type in BIASED:
             _set_bias(model.graph, node, corrected)
-    RemoveUnusedPass()(model)
+    remove_unused(model)
     return model
 
 
@@ -84,7 +84,7 @@ def restore_batch_norms(model: ir.Model) -> ir.Model:
     for node in list(model.graph):
         if node.metadata_props.get(ORIGIN) == "BatchNormalization":
             _restore(model.graph, node)
-    RemoveUnusedPass()(model)
+    remove_unused(model)
     return model
 
 

@@ -10,9 +10,8 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.decoded import DecodedImages
 from quantkit.data.overlap import digest_of
-from quantkit.data.parallel import map_in_order
+from quantkit.data.parallel import available_cpus, map_in_order
 from quantkit.engine.batches import Load
-from quantkit.engine.session import default_threads
 from quantkit.errors import CalibrationSetError
 from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq.plan import Plan, PlanOptions
@@ -117,7 +116,7 @@ def correction(
     key = _key(folder.read(), plan, options, ranges)
     found = _load(folder.cache, key)
     if found is None and images is not None:
-        threads = images.threads or default_threads()
+        threads = images.threads or available_cpus()
         looked_at = zip(images.chosen.images[:IMAGES], images.chosen.items, strict=False)
         items = [item for image, item in looked_at if image.sha256 not in outliers]
         if len(items) < LEAST_IMAGES:
@@ -134,7 +133,8 @@ def correction(
 def _notes(found: BiasCorrection) -> tuple[str, ...]:
     change = f"SQNR of the scores {found.before_db:.1f} -> {found.after_db:.1f} dB"
     change += f" on {found.images} calibration images held back"
-    did = "biases corrected" if found.kept else "biases are not corrected, as that gains nothing beyond chance"
+    beyond = " beyond chance" if found.after_db > found.before_db else ""
+    did = "biases corrected" if found.kept else f"biases are not corrected, as that gains nothing{beyond}"
     left_db = found.after_db if found.kept else found.before_db
     far = (
         f"the scores are far from those of fp32 (SQNR {left_db:.1f} dB): expect a loss of accuracy; "

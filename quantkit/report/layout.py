@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from quantkit.evaluation.paired import Interval
 from quantkit.report.html import Html, element
-from quantkit.report.tables import ABSENT
+from quantkit.report.tables import ABSENT, points
 
 # A space that keeps a number and its unit on one line.
 SPACE = "\u00a0"
@@ -114,6 +115,11 @@ def table(
         class_="sortable",
     )
     return element("div", drawn, class_="scroll", tabindex=0, role="region", aria_label=caption)
+
+
+def interval_row(name: str, value: float, interval: Interval) -> dict[str, Any]:
+    """Return one row of a chart of kind ``intervals``, in percentage points."""
+    return {"name": name, "value": value, "lo": interval.lo, "hi": interval.hi, "label": points(value, interval)}
 
 
 def definitions(pairs: Iterable[tuple[object, object]], class_: str) -> Html:

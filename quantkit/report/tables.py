@@ -52,10 +52,8 @@ _ENDS = {
 
 def accuracy_table(comparison: Comparison) -> Table:
     """Return the main table with one row per model; names are shortened in narrow terminals."""
-    table = plain_table(_accuracy_title(comparison))
-    table.add_column("model")
-    for heading in _headings(comparison)[1:]:
-        table.add_column(heading, justify="right", no_wrap=True)
+    name, *figures = _headings(comparison)
+    table = plain_table(_accuracy_title(comparison), [name], figures)
     names = [model.name for model in comparison.models]
     for model in comparison.models:
         name, *figures = _cells(comparison, model)
@@ -70,10 +68,8 @@ def accuracy_rows(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[s
 
 def drift_table(model: ModelResult, tensors: Sequence[TensorDrift] | None = None) -> Table:
     """Return the tensors with the largest drift, or the given ones; names are shortened in narrow terminals."""
-    table = plain_table(f"Drift of {model.name}: lowest SQNR first")
-    table.add_column("tensor")
-    for heading in ("SQNR dB", "worst ch.", "max steps", "clipped", "range"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("SQNR dB", "worst ch.", "max steps", "clipped", "range")
+    table = plain_table(f"Drift of {model.name}: lowest SQNR first", ["tensor"], headings)
     shown = model.worst_tensors if tensors is None else tensors
     names = [tensor.name for tensor in shown]
     for tensor in shown:
@@ -190,9 +186,23 @@ def share(value: float | None, digits: int = 2) -> str:
     return ABSENT if value is None else f"{100 * value:z.{digits}f} %"
 
 
-def plain_table(title: str) -> Table:
-    """Return a table without columns, in the common style."""
-    return Table(
+def duration(seconds: float) -> str:
+    """Return a time as people say it: ``45 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def plain_table(title: str, text: Sequence[str], figures: Sequence[str], *, wide: int | None = 0) -> Table:
+    """Return a table in the common style.
+
+    Args:
+        title: its title.
+        text: headings of the columns of text.
+        figures: headings of the columns of numbers behind them.
+        wide: position of the column that takes the width that is left, and less in a narrow terminal; None for none.
+    """
+    table = Table(
         title=Text(title, style="bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
@@ -200,6 +210,10 @@ def plain_table(title: str) -> Table:
         pad_edge=False,
         padding=0,
     )
+    for place, heading in enumerate((*text, *figures)):
+        is_figure = place >= len(text)
+        table.add_column(heading, justify="right" if is_figure else "left", no_wrap=place != wide)
+    return table
 
 
 def _accuracy_title(comparison: Comparison) -> str:

@@ -217,10 +217,10 @@ class ScoreCache:
 
 
 def result_cache(given: Path | None, run: RunFolder | None) -> ResultCache:
-    """Return the cache in a given folder, else that of a run, else that of the user."""
+    """Return the cache in a given folder, else that of a run that can be written, else that of the user."""
     if given is not None:
         return ResultCache(given)
-    return ResultCache(user_cache_folder()) if run is None else run.cache
+    return run.cache if run is not None and os.access(run.path, os.W_OK) else ResultCache(user_cache_folder())
 
 
 def score_cache_of(run: Path | None) -> ResultCache | None:

@@ -29,6 +29,8 @@ class FloatBudget:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.macs <= 100.0:
-            raise UsageError(f"{self.macs} is not between 0 and 100 percent", where="macs", fix="write a tenth as 10")
+            raise UsageError(
+                f"{self.macs} is not between 0 and 100 percent", where="--max-float", fix="write a tenth as 10"
+            )
         if self.layers is not None and self.layers < 0:
-            raise UsageError(f"{self.layers} is below 0", where="layers")
+            raise UsageError(f"{self.layers} is below 0", where="--max-skips")

@@ -64,7 +64,7 @@ class TrialCache:
             return Trial(
                 stage=stage,
                 recipe=recipe,
-                closeness=_closeness(entry.values["closeness"]),
+                closeness=closeness_of(entry.values["closeness"]),
                 float_macs=entry.values["float_macs"],
                 seconds=entry.values["seconds"],
                 holdout=None if holdout is None else _holdout(holdout),
@@ -149,8 +149,8 @@ def trial_json(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _closeness(plain: Mapping[str, Any]) -> Closeness:
-    """Return the figures of a trial; JSON has no infinity, the SQNR of a model equal to fp32."""
+def closeness_of(plain: Mapping[str, Any]) -> Closeness:
+    """Return the figures of a recorded trial; JSON has no infinity, the SQNR of a model equal to fp32."""
     return Closeness(**{**plain, "sqnr_db": math.inf if plain["sqnr_db"] is None else plain["sqnr_db"]})
 
 

@@ -26,7 +26,7 @@ from quantkit.engine.device import CPU, Device
 from quantkit.engine.prefix_sharing import variant_runs
 from quantkit.engine.scores import scores_of
 from quantkit.errors import NumericError
-from quantkit.evaluation.predictions import Scores, kind_of_scores, kl_divergence
+from quantkit.evaluation.predictions import kind_of_scores, kl_divergence
 from quantkit.evaluation.score_sqnr import mean_ratio_db, signal_and_noise
 from quantkit.graph.analysis.macs import multiply_adds
 from quantkit.graph.analysis.ops import Role
@@ -179,7 +179,7 @@ def layer_costs(
         ModelError: onnxruntime cannot run a model.
         NumericError: scores are NaN or infinite.
     """
-    network = evaluated(scorer.conv_index, scorer.macs, scorer.reference, scorer.int8)
+    network = EvaluatedNetwork(scorer.conv_index, scorer.macs, scorer.reference, scorer.int8)
     costs = []
     for layer in scorer.layers:
         cost = None if known is None else known.get(layer.node)
@@ -244,67 +244,71 @@ class LayerScorer:
 
     def scores(self, layer: Layer) -> tuple[Float32Array, Float32Array]:
         """Return the scores with this layer alone in int8, and with all but it in int8."""
-        others = [name for name in _multiplying(self._made) if name != layer.node]
-        isolated = self._model(*others)
+        isolated = self._model(*self._others(layer))
+        return self._floats.scores(isolated, walk_to=layer.node), self.leave_one_out(layer)
+
+    def leave_one_out(self, layer: Layer) -> Float32Array:
+        """Return the scores with all layers but this one in int8."""
         # Without another layer no operator is left to quantize.
-        leave_one_out = self._model(layer.node) if others else self._prepared
-        return (
-            self._floats.scores(isolated, walk_to=layer.node),
-            self._integers.scores(leave_one_out, walk_to=layer.node),
-        )
+        model = self._model(layer.node) if self._others(layer) else self._prepared
+        return self._integers.scores(model, walk_to=layer.node)
+
+    def _others(self, layer: Layer) -> list[str]:
+        return [name for name in _multiplying(self._made) if name != layer.node]
 
     def _model(self, *in_float: str) -> ir.Model:
         return self._quantization.model(self._prepared, self._quantization.plan(self._prepared, *in_float))
 
 
-@dataclass(frozen=True)
 class EvaluatedNetwork:
     """A network whose layers are being measured.
 
-    Attributes:
+    Args:
         conv_index: of 2-D convolutions, by node name.
         macs: multiply-adds for one image, by node name.
-        evaluate: compares scores with those of fp32.
-        whole: of the whole int8 model.
+        reference: float32 ``[images, classes]``, the scores of fp32.
+        int8: those of the whole int8 model.
+
+    Raises:
+        NumericError: scores are NaN or infinite.
     """
 
-    conv_index: Mapping[str, int]
-    macs: Mapping[str, int]
-    evaluate: "_Evaluate"
-    whole: Deviation
+    def __init__(
+        self, conv_index: Mapping[str, int], macs: Mapping[str, int], reference: Float32Array, int8: Float32Array
+    ) -> None:
+        _check_finite(reference)
+        self._conv_index, self._macs, self._reference = conv_index, macs, reference
+        self._kind = kind_of_scores(reference)
+        self._whole = self._deviation(int8)
 
     def layer(self, layer: Layer, isolated: Float32Array, leave_one_out: Float32Array) -> LayerCost:
         """Return the cost of a layer from the scores with it alone in int8, and with all but it in int8."""
         return LayerCost(
             node=layer.node,
             op_type=layer.op_type,
-            conv_index=self.conv_index.get(layer.node),
-            macs=self.macs.get(layer.node),
-            isolated=self.evaluate.deviation(isolated),
-            leave_one_out=self.evaluate.deviation(leave_one_out),
+            conv_index=self._conv_index.get(layer.node),
+            macs=self._macs.get(layer.node),
+            isolated=self._deviation(isolated),
+            leave_one_out=self._deviation(leave_one_out),
         )
 
     def cost(self, layers: Sequence[LayerCost]) -> NetworkCost:
         """Return the cost of the network with that of its layers."""
         return NetworkCost(
-            signal=self.evaluate.signal,
-            top1=self.evaluate.top1,
-            macs=sum(self.macs.values()),
-            whole=self.whole,
+            signal=signal_and_noise(self._reference, self._reference)[0],
+            top1=np.asarray(self._reference.argmax(axis=1), np.int64),
+            macs=sum(self._macs.values()),
+            whole=self._whole,
             layers=tuple(layers),
         )
 
-
-def evaluated(
-    conv_index: Mapping[str, int], macs: Mapping[str, int], reference: Float32Array, int8: Float32Array
-) -> EvaluatedNetwork:
-    """Return a network from the scores of fp32 and of the whole int8 model, ``[images, classes]`` each.
-
-    Raises:
-        NumericError: scores are NaN or infinite.
-    """
-    evaluate = _Evaluate.of(reference)
-    return EvaluatedNetwork(conv_index, macs, evaluate, evaluate.deviation(int8))
+    def _deviation(self, scores: Float32Array) -> Deviation:
+        _check_finite(scores)
+        return Deviation(
+            noise=signal_and_noise(self._reference, scores)[1],
+            kl=kl_divergence(self._reference, scores, kind=self._kind),
+            top1=np.asarray(scores.argmax(axis=1), np.int64),
+        )
 
 
 def _multiplying(made: Plan) -> Iterator[str]:
@@ -312,35 +316,6 @@ def _multiplying(made: Plan) -> Iterator[str]:
     for node in made.placement.graph:
         if node in made.placement.integer and made.placement.roles[node] in (Role.LAYER, Role.ACTIVATION_MATMUL):
             yield node_name(node)
-
-
-@dataclass(frozen=True)
-class _Evaluate:
-    """The scores of fp32, the reference of all deviations."""
-
-    reference: Float32Array
-    kind: Scores
-
-    @classmethod
-    def of(cls, reference: Float32Array) -> "_Evaluate":
-        _check_finite(reference)
-        return cls(reference, kind_of_scores(reference))
-
-    @property
-    def signal(self) -> Vector:
-        return signal_and_noise(self.reference, self.reference)[0]
-
-    @property
-    def top1(self) -> npt.NDArray[np.int64]:
-        return np.asarray(self.reference.argmax(axis=1), np.int64)
-
-    def deviation(self, scores: Float32Array) -> Deviation:
-        _check_finite(scores)
-        return Deviation(
-            noise=signal_and_noise(self.reference, scores)[1],
-            kl=kl_divergence(self.reference, scores, kind=self.kind),
-            top1=np.asarray(scores.argmax(axis=1), np.int64),
-        )
 
 
 def _check_finite(scores: Float32Array) -> None:

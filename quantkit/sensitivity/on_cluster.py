@@ -14,7 +14,7 @@ from quantkit.engine.batches import load_batch
 from quantkit.engine.cluster.work import Engine, Fetch, ImageKey, SharedImages, SharedModel
 from quantkit.graph.image_input import image_input
 from quantkit.graph.qdq.plan import Layer
-from quantkit.sensitivity.measure import LayerScorer, NetworkCost, Quantization, evaluated
+from quantkit.sensitivity.measure import EvaluatedNetwork, LayerScorer, NetworkCost, Quantization
 from quantkit.types import Float32Array
 
 # Images of a job: what it costs to write and open the models of every layer is shared among them.
@@ -114,7 +114,7 @@ def layer_costs_on_cluster(
 def _joined(parts: Sequence[LayerScores]) -> NetworkCost:
     first = parts[0]
     reference, int8 = (np.concatenate([getattr(part, name) for part in parts]) for name in ("reference", "int8"))
-    network = evaluated(first.conv_index, first.macs, reference, int8)
+    network = EvaluatedNetwork(first.conv_index, first.macs, reference, int8)
     columns = zip(*(part.by_layer for part in parts), strict=True)
     layers = [
         network.layer(layer, *(np.concatenate(scores) for scores in zip(*column, strict=True)))

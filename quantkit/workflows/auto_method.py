@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TypeVar
 
 from quantkit.config.method import Auto, Method, method_json, method_words
 from quantkit.data.calibration_set import CalibrationImage
 from quantkit.data.item import ImageItem
 from quantkit.data.overlap import digest_of
-from quantkit.data.parallel import map_in_order
-from quantkit.engine.session import default_threads
+from quantkit.data.parallel import available_cpus, map_in_order
 from quantkit.errors import QuantkitError
 from quantkit.graph.analysis.macs import multiply_adds
 from quantkit.graph.qdq.weights import WeightIntegers
@@ -25,6 +25,7 @@ from quantkit.types import Float32Array
 from quantkit.workflows.backends import backend_of
 from quantkit.workflows.quantize_task import QuantizeTask
 
+_Item = TypeVar("_Item")
 KIND, FORMAT = "method-selection", 1
 # The set must have so many times the images that methods are compared on.
 SET_TIMES = 4
@@ -115,15 +116,22 @@ def _held_back(task: QuantizeTask, pool: Sequence[tuple[CalibrationImage, ImageI
     first = ModelInputs(model, [pool[-1][1]], images.load)[0]
     macs = sum(multiply_adds(model, first.shape).values()) * len(first)
     count = min(max(int(MACS / max(macs, 1)), LEAST), MOST, len(pool) // SET_TIMES)
-    behind = pool[IMAGES:]
-    taken = behind[-count:] if len(behind) >= count else pool[::HELD_BACK][:count]
+    taken = _last_or_held_back(pool, count)
     return ModelInputs(model, [item for _, item in taken], images.load) if _unchanged(taken) else None
 
 
 def images_read_again(items: Sequence[ImageItem], method: Method | Auto, *, corrected: bool) -> list[ImageItem]:
     """Return the images of a set that are read after the pass: to correct biases, and to compare methods."""
-    compared = min(MOST, max(len(items) // SET_TIMES, 1)) if isinstance(method, Auto) else 0
-    return [*items[: IMAGES if corrected else 0], *items[len(items) - compared :]]
+    again = list(items[:IMAGES]) if corrected else []
+    if isinstance(method, Auto):
+        again += _last_or_held_back(items, min(MOST, max(len(items) // SET_TIMES, 1)))
+    return again
+
+
+def _last_or_held_back(items: Sequence[_Item], count: int) -> Sequence[_Item]:
+    """Return the last items, or those that biases are not fitted on where fewer are left behind the ones for biases."""
+    behind = items[IMAGES:]
+    return behind[-count:] if len(behind) >= count else items[::HELD_BACK][:count]
 
 
 def _unchanged(taken: Sequence[tuple[CalibrationImage, ImageItem]]) -> bool:
@@ -150,7 +158,7 @@ def _compare(
         lambda solved: write_qdq(model, made, solved, known_weights=weights),
         images,
         corrected=task.options.bias_correction,
-        threads=task.images.threads or default_threads(),
+        threads=task.images.threads or available_cpus(),
         progress=begun_when_called(progress, "comparing methods", "models"),
     )
 

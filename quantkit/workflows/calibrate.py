@@ -17,7 +17,7 @@ from quantkit.data.given_set import SetLike
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.graph.coverage import Coverage, coverage
-from quantkit.graph.qdq.plan import plan
+from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.progress import Progress, begun_when_called
 from quantkit.ptq.run_correction import Images
 from quantkit.records import Records
@@ -27,7 +27,7 @@ from quantkit.runs.inputs import CalibratedRun
 from quantkit.stats.file import Statistics
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.auto_method import images_read_again, resolve_method
-from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
+from quantkit.workflows.backends import Backend
 from quantkit.workflows.calibration_inputs import (
     CalibratedModel,
     CalibrationInputs,
@@ -179,14 +179,15 @@ def calibrate(
     progress = execution.progress
     pipeline = None if pipeline is None else load_preset(pipeline)
     subject = read_calibrated_model(as_path(model, "model"), output, inputs)
+    made = plan(subject.prepared.model, options.target(target), options.plan_options())
     if pipeline is not None:
         subject.file.check(pipeline)
-        _require_coverage(subject, pipeline.output_size, target, options, require_coverage)
+        _require_coverage(subject, made, pipeline.output_size, require_coverage)
     chosen, manifest = read_calibration_set(calibration_set)
     pipeline = used_pipeline(pipeline, chosen.array_shape)
     if chosen.array_shape is not None:
         check_arrays(chosen.array_shape, subject.file.signature.image, chosen.root)
-        _require_coverage(subject, chosen.array_shape[1:], target, options, require_coverage)
+        _require_coverage(subject, made, chosen.array_shape[1:], require_coverage)
     given, folder = CalibrationInputs(subject, chosen, manifest, pipeline), RunFolder(run)
     with folder.locked():
         before = folder.read() if (folder.path / RECORD).is_file() else None
@@ -206,7 +207,7 @@ def calibrate(
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
-            check_loads(subject.prepared, target, options)
+            check_loads(subject.prepared, made)
             start_s = time.monotonic()
             with execution:
                 statistics = observer.run(until_stable, fresh)
@@ -230,25 +231,18 @@ def calibrate(
             options=options,
             images=images,
             backends=backends,
+            planned=made,
         )
         solved_by, selection = resolve_method(wanted, task, progress)
         name = int8_name(target)
         quantized = quantize_prepared(
             task, solved_by, name=name, path=folder.path / f"{name}.onnx", selection=selection
         )
-        changed = QuantizedRun(
-            folder=folder,
-            name=quantized.name,
-            target=target,
-            prepared=subject.prepared.model,
-            calibration_set=chosen,
-        )
-        backend = after_quantize(changed, backends)
-    files = (folder.statistics, *quantized.files, *backend.files)
+    files = (folder.statistics, *quantized.files)
     placed = observer.placement
     ran_on = () if placed is None or execution.device.is_cpu else (f"the pass ran on {placed.describe()}",)
     changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
-    notes = (*doubts, *ran_on, *changed_notes, *quantized.notes, *backend.notes)
+    notes = (*doubts, *ran_on, *changed_notes, *quantized.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes, observer.resumed)
 
 
@@ -263,18 +257,11 @@ def _preprocessing_note(given: CalibrationInputs, folder: RunFolder, execution: 
     return preprocessing_note(file, given.images, given.pipeline, execution, command=command, cache=folder.cache)
 
 
-def _require_coverage(
-    subject: CalibratedModel,
-    size: tuple[int, int] | None,
-    target: Target,
-    options: QuantizeOptions,
-    least: float | None,
-) -> None:
+def _require_coverage(subject: CalibratedModel, made: Plan, size: tuple[int, int] | None, least: float | None) -> None:
     """Check the coverage before the pass; ``size`` is the height and width of the images."""
     if least is None:
         return
     image = subject.file.signature.image
     is_open = image.height is None or image.width is None
     shape = (image.batch or 1, image.channels, *size) if is_open and size is not None else None
-    made = plan(subject.prepared.model, options.target(target), options.plan_options())
     coverage(made, shape).require(least)

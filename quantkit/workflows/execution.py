@@ -6,6 +6,7 @@ from functools import partial
 from typing import Self
 
 from quantkit.config.pipeline import Pipeline
+from quantkit.data.parallel import available_cpus
 from quantkit.data.source import ImageSource
 from quantkit.engine.classifier import ClassifierFile
 from quantkit.engine.cluster.address import ClusterAddress
@@ -14,7 +15,6 @@ from quantkit.engine.cluster.scores import scores_on_cluster
 from quantkit.engine.cluster.session import RaySession
 from quantkit.engine.device import Device, as_device
 from quantkit.engine.predict import Answer
-from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
 from quantkit.progress import NoProgress, Progress, as_progress
 
@@ -77,7 +77,7 @@ def choose_execution(
     """
     device, progress = as_device(device), as_progress(progress)
     if cluster is None:
-        return Execution(device.resolved(), threads or default_threads(), None, progress)
+        return Execution(device.resolved(), threads or available_cpus(), None, progress)
     if workers_on_cpu and not device.is_cpu:
         raise UsageError(
             "the workers of a cluster do this on the CPU only",
@@ -86,4 +86,4 @@ def choose_execution(
         )
     session = RaySession(ClusterAddress.parse(cluster), device, threads)
     # The record says where models run by what this process opens, so it needs such a device too.
-    return Execution(device.resolved(), default_threads(), RayEngine(session, progress), progress)
+    return Execution(device.resolved(), available_cpus(), RayEngine(session, progress), progress)

@@ -7,11 +7,11 @@ from typing import Any
 from quantkit.config.arguments import AnyPath, as_path, optional_path
 from quantkit.config.pipeline import Pipeline, ToTensor
 from quantkit.data.folder import find_images, find_labelled_images
+from quantkit.data.parallel import available_cpus
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile, read_classifier
 from quantkit.engine.device import CPU, Device, as_device
-from quantkit.engine.session import default_threads
 from quantkit.errors import CalibrationSetError, LabelError, UsageError
 from quantkit.evaluation.images import check_labels
 from quantkit.evaluation.label_diagnosis import diagnose_labels
@@ -26,7 +26,7 @@ from quantkit.runs.folder import RunFolder
 from quantkit.runs.location import set_of_run
 from quantkit.runs.score_cache import result_cache
 from quantkit.workflows.hub_presets import preset_text
-from quantkit.workflows.preprocessing_guess import PreprocessingGuess, TriedPreprocessing
+from quantkit.workflows.preprocessing_guess import PreprocessingGuess
 from quantkit.workflows.presets import PresetSource, load_preset
 
 # Significance level of a whole search.
@@ -101,7 +101,7 @@ def guess_preprocessing(
     """
     if limit < FEWEST:
         raise UsageError(
-            f"{limit} images show nothing", where="limit", fix=f"use at least {FEWEST}, best some hundreds"
+            f"{limit} images show nothing", where="--limit", fix=f"use at least {FEWEST}, best some hundreds"
         )
     path, run = as_path(model, "model"), optional_path(run, "run")
     folder = None if run is None else RunFolder(run)
@@ -140,7 +140,7 @@ def guess_preprocessing(
         sample,
         device=as_device(device).resolved(),
         cache=results,
-        threads=threads or default_threads(),
+        threads=threads or available_cpus(),
         progress=as_progress(progress).task("trying preprocessings", "images"),
     )
     result = search(start, stages(file, LEVEL, near=True, resize=True), answers, len(sample), LEVEL)
@@ -151,7 +151,7 @@ def guess_preprocessing(
         best=result.best,
         evidence="scores" if sample.labels is None else "labels",
         images=len(sample),
-        tried=tuple(_tried(result)),
+        tried=result.tried,
         overall=result.overall if result.moves else None,
         computed=answers.computed,
         elapsed_s=time.monotonic() - start_s,
@@ -214,39 +214,20 @@ def _usual(file: ClassifierFile) -> Pipeline:
     return usual
 
 
-def _tried(result: SearchResult) -> list[TriedPreprocessing]:
-    return [
-        TriedPreprocessing(
-            round=number,
-            dimension=str(one.alternative.dimension),
-            words=one.alternative.words,
-            pipeline=one.alternative.pipeline,
-            images=one.contrast.images,
-            reference=one.contrast.reference,
-            value=one.contrast.value,
-            ci95=one.contrast.ci95,
-            p=one.p,
-            better=one.better,
-            chosen=one.alternative == done.chosen,
-        )
-        for number, done in enumerate(result.rounds)
-        for one in done.tried
-    ]
-
-
 def _verdict(result: SearchResult, sample: ImageSource) -> str:
     found = result.overall
     if found is None or not result.moves:
         return f"no alternative is better beyond chance on {len(sample)} images; the preprocessing stays as it is"
+    corrected = f"p = {result.p:.2g}, corrected for all alternatives"
     if sample.labels is None:
         return (
             f"{changes(result)}: the scores of {found.images} images hold more information, {found.reference:.2f} to "
-            f"{found.value:.2f} nats (p = {found.p:.1g})"
+            f"{found.value:.2f} nats ({corrected})"
         )
     return (
         f"{changes(result)}: top-1 of {found.images} images rises from {found.reference:.1f} % to {found.value:.1f} % "
         f"({found.difference:+.1f} points, 95 % interval {found.ci95.lo:+.1f} to {found.ci95.hi:+.1f}, "
-        f"p = {found.p:.1g})"
+        f"{corrected})"
     )
 
 
@@ -264,7 +245,7 @@ def _notes(result: SearchResult, sample: ImageSource, answers: AnswersByPipeline
                 f"and beyond chance: less moves the confidence and no answer"
             )
         return
-    first = result.rounds[0].tried
+    first = [one for one in result.tried if one.round == 0]
     size = max((one.contrast.images for one in first), default=looks(len(sample))[0])
     given = answers(result.best, size)
     predictions = Predictions.from_scores(given.log_p, sample.names[:size], sample.labels[:size])

@@ -55,6 +55,11 @@ def advice_on(
     if scores is not None and scores.softmax:
         fix = "export the logits: int8 noise is measured and corrected more precisely on them"
         yield _warning("the scores are probabilities, the output of a Softmax", scores.name, fix)
+    if scores is not None and scores.classes == 1:
+        fix = "export it with two, such as 1 - p and p, for eval, compare and tune"
+        yield _warning(
+            "there is one score for each image: agreement and accuracy need one for each class", scores.name, fix
+        )
     if image is not None and image.batch not in (None, 1):
         yield _warning(f"the batch is fixed to {image.batch}", image.name, "export it with a free batch, or with 1")
     low: dict[str, list[str]] = {}

@@ -1,6 +1,7 @@
 """``quantkit init --model``: write a project file for your own model."""
 
 import os
+import shlex
 from pathlib import Path
 
 from quantkit.config.arguments import AnyPath, as_path
@@ -40,7 +41,7 @@ def new_project(
         raise UsageError("the file exists and is not overwritten", where=path, fix="move it away first")
     summary = inspect(model)
     if summary.errors:
-        raise ModelError(str(summary.errors[0]), where=model, fix=f"see quantkit inspect {model}")
+        raise ModelError(str(summary.errors[0]), where=model, fix=f"see quantkit inspect {shlex.quote(str(model))}")
     if preset is not None:
         load_preset(preset)
     text = _text(summary, _relative(model, folder), preset, None if images is None else as_path(images, "images"))

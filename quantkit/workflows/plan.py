@@ -13,6 +13,7 @@ import numpy as np
 from quantkit.config.arguments import AnyPath, as_path
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.item import ImageItem
+from quantkit.data.parallel import available_cpus
 from quantkit.data.preprocess import preprocess
 from quantkit.data.selection import DEFAULT_COUNT
 from quantkit.data.sources.open import ImagesLike, open_source
@@ -25,7 +26,6 @@ from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.observe import observe
 from quantkit.engine.predict import Classifier, evaluate
-from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import UsageError
 from quantkit.graph.qdq.taps import observed_tensors
@@ -180,18 +180,18 @@ def plan_job(
     for file in files:
         file.check(pipeline)
         check_arrays(source.array_shape, file.signature.image, source.root)
-    device, threads = device.resolved(), threads or default_threads()
+    device, threads = device.resolved(), threads or available_cpus()
     total = count or (min(DEFAULT_COUNT, len(source)) if job == "calibrate" else len(source))
-    measure = _measure_pass if job == "calibrate" else _measure_scores
     task = as_progress(progress).task("measuring", "steps")
-    rates = measure(files, source.items, pipeline, device, threads, task)
+    measurement = _Measurement(source.items, pipeline, device, threads, task)
+    rates = measurement.of_pass(files[0]) if job == "calibrate" else measurement.of_scores(files)
     clusters = [_on_workers(number, threads) for number in workers]
     clusters += [_on_nodes(number, node_threads or threads, device) for number in nodes]
     here = JobEstimate("here", threads, total * rates.together_s, 1.0 / rates.together_s, 1, rates.memory_mb(threads))
     estimates = (here, *(_estimate(job, place, rates, total, threads, device) for place in clusters))
     names = [path.stem for path in paths]
     run_s = dict(zip(names, rates.run_s, strict=True))
-    notes = _busy(default_threads())
+    notes = _busy(available_cpus())
     return JobPlan(job, total, rates.images, rates.decode_s, run_s, estimates, device.describe(), notes)
 
 
@@ -228,8 +228,7 @@ class _Rates:
         run_s: of each model, one image, one thread.
         together_s: one image on all threads, decoded and run.
         threads: how many those were.
-        base_mb: memory before the models were opened.
-        open_mb: with them.
+        open_mb: memory with the models opened.
         peak_mb: at the end.
     """
 
@@ -238,7 +237,6 @@ class _Rates:
     run_s: tuple[float, ...]
     together_s: float
     threads: int
-    base_mb: float
     open_mb: float
     peak_mb: float
 
@@ -285,98 +283,82 @@ def _estimate(job: Job, place: _Place, rates: _Rates, count: int, threads: int, 
     return JobEstimate(place.where, slots, seconds, 1.0 / image_s, place.workers, rates.memory_mb(place.threads))
 
 
-def _measure_scores(
-    files: Sequence[ClassifierFile],
-    items: Sequence[ImageItem],
-    pipeline: Pipeline,
-    device: Device,
-    threads: int,
-    progress: ProgressCallback,
-) -> _Rates:
-    base_mb = _peak_mb()
-    models = [Classifier(file, device) for file in files]
-    open_mb = _peak_mb()
+@dataclass(frozen=True)
+class _Measurement:
+    """What rates are measured on and with."""
 
-    def run(model: Classifier, inputs: Sequence[Float32Array]) -> None:
-        for start in range(0, len(inputs), model.device.batch):
-            model.scores(np.stack(inputs[start : start + model.device.batch]))
+    items: Sequence[ImageItem]
+    pipeline: Pipeline
+    device: Device
+    threads: int
+    progress: ProgressCallback
 
-    def all_together(some: Sequence[ImageItem]) -> None:
-        for _ in evaluate(models, some, pipeline, threads=threads):
-            pass
+    def of_scores(self, files: Sequence[ClassifierFile]) -> _Rates:
+        models = [Classifier(file, self.device) for file in files]
+        open_mb = _peak_mb()
 
-    singles = [partial(run, model) for model in models]
-    measured = _measured(items, pipeline, singles, all_together, threads, progress)
-    return _Rates(*measured, threads, base_mb, open_mb, _peak_mb())
+        def run(model: Classifier, inputs: Sequence[Float32Array]) -> None:
+            for start in range(0, len(inputs), model.device.batch):
+                model.scores(np.stack(inputs[start : start + model.device.batch]))
 
+        def together(some: Sequence[ImageItem]) -> None:
+            for _ in evaluate(models, some, self.pipeline, threads=self.threads):
+                pass
 
-def _measure_pass(
-    files: Sequence[ClassifierFile],
-    items: Sequence[ImageItem],
-    pipeline: Pipeline,
-    device: Device,
-    threads: int,
-    progress: ProgressCallback,
-) -> _Rates:
-    base_mb = _peak_mb()
-    prepared, fixed = files[0].prepared().model, files[0].signature.image.batch
-    session = TappedSession(prepared, observed_tensors(prepared).tapped, device=device)
-    open_mb = _peak_mb()
+        return self._rates([partial(run, model) for model in models], together, open_mb)
 
-    def observed(some: Sequence[ImageItem], threads: int, load: Load) -> None:
-        for _ in observe(session, some, load, Batching.of(fixed, device), threads=threads):
-            pass
+    def of_pass(self, file: ClassifierFile) -> _Rates:
+        prepared, fixed = file.prepared().model, file.signature.image.batch
+        session = TappedSession(prepared, observed_tensors(prepared).tapped, device=self.device)
+        open_mb = _peak_mb()
 
-    def run(inputs: Sequence[Float32Array]) -> None:
-        by_item = dict(zip(items, inputs, strict=False))
-        observed(list(by_item), 1, by_item.__getitem__)
+        def observed(some: Sequence[ImageItem], threads: int, load: Load) -> None:
+            for _ in observe(session, some, load, Batching.of(fixed, self.device), threads=threads):
+                pass
 
-    together = partial(observed, threads=threads, load=partial(preprocess, pipeline=pipeline))
-    measured = _measured(items, pipeline, [run], together, threads, progress)
-    return _Rates(*measured, threads, base_mb, open_mb, _peak_mb())
+        def run(inputs: Sequence[Float32Array]) -> None:
+            by_item = dict(zip(self.items, inputs, strict=False))
+            observed(list(by_item), 1, by_item.__getitem__)
 
+        together = partial(observed, threads=self.threads, load=partial(preprocess, pipeline=self.pipeline))
+        return self._rates([run], together, open_mb)
 
-def _measured(
-    items: Sequence[ImageItem],
-    pipeline: Pipeline,
-    runs: Sequence[Callable[[Sequence[Float32Array]], None]],
-    together: Callable[[Sequence[ImageItem]], None],
-    threads: int,
-    progress: ProgressCallback,
-) -> tuple[int, float, tuple[float, ...], float]:
-    """Time decoding, each model, and all of it together, on as many images as fit a few seconds.
+    def _rates(
+        self,
+        runs: Sequence[Callable[[Sequence[Float32Array]], None]],
+        together: Callable[[Sequence[ImageItem]], None],
+        open_mb: float,
+    ) -> _Rates:
+        """Time decoding, each model, and all of it together, on as many images as fit a few seconds."""
+        items, threads = self.items, self.threads
 
-    Returns:
-        How many images there were, and seconds for each of them: of decoding, of each model, and together.
-    """
+        def decode(some: Sequence[ImageItem]) -> list[Float32Array]:
+            return [preprocess(item, self.pipeline) for item in some]
 
-    def decode(some: Sequence[ImageItem]) -> list[Float32Array]:
-        return [preprocess(item, pipeline) for item in some]
+        def once(some: Sequence[ImageItem]) -> float:
+            """Return the seconds of decoding and running some images."""
+            start_s = time.perf_counter()
+            inputs = decode(some)
+            for run in runs:
+                run(inputs)
+            return time.perf_counter() - start_s
 
-    def once(some: Sequence[ImageItem]) -> float:
-        """Return the seconds of decoding and running some images."""
-        start_s = time.perf_counter()
-        inputs = decode(some)
-        for run in runs:
-            run(inputs)
-        return time.perf_counter() - start_s
-
-    once(items[:1])  # code is compiled and read for the first time
-    few = _spread(items, max(_FEWEST, min(_MOST, int(_SECONDS / max(once(items[:1]), 1e-6)))))
-    steps, seconds = len(runs) + 2, list[float]()
-    inputs = decode(few)
-    many = [few[place % len(few)] for place in range(max(len(few), 4 * threads))]
-    together(many[:threads])
-    works: list[tuple[Callable[[], object], int]] = [(partial(decode, few), len(few))]
-    works += [(partial(run, inputs), len(few)) for run in runs]
-    works.append((partial(together, many), len(many)))
-    for done, (work, count) in enumerate(works):
-        start_s = time.perf_counter()
-        work()
-        seconds.append((time.perf_counter() - start_s) / count)
-        progress(done + 1, steps)
-    decode_s, *run_s, together_s = seconds
-    return len(few), decode_s, tuple(run_s), together_s
+        once(items[:1])  # code is compiled and read for the first time
+        few = _spread(items, max(_FEWEST, min(_MOST, int(_SECONDS / max(once(items[:1]), 1e-6)))))
+        inputs = decode(few)
+        many = [few[place % len(few)] for place in range(max(len(few), 4 * threads))]
+        together(many[:threads])
+        works: list[tuple[Callable[[], object], int]] = [(partial(decode, few), len(few))]
+        works += [(partial(run, inputs), len(few)) for run in runs]
+        works.append((partial(together, many), len(many)))
+        seconds = list[float]()
+        for work, count in works:
+            start_s = time.perf_counter()
+            work()
+            seconds.append((time.perf_counter() - start_s) / count)
+            self.progress(len(seconds), len(works))
+        decode_s, *run_s, together_s = seconds
+        return _Rates(len(few), decode_s, tuple(run_s), together_s, threads, open_mb, _peak_mb())
 
 
 def _spread(items: Sequence[ImageItem], count: int) -> list[ImageItem]:

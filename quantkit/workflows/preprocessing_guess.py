@@ -5,53 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.config.pipeline import Pipeline
-from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.preprocessing_evidence import Contrast, EvidenceKind
+from quantkit.evaluation.preprocessing_search import TriedPreprocessing
 from quantkit.records import Records, plain, plain_fields
-
-
-@dataclass(frozen=True)
-class TriedPreprocessing:
-    """An alternative that was compared with the preprocessing it was derived from, on the same images.
-
-    Attributes:
-        round: from 0; each round starts from the best preprocessing so far.
-        dimension: what it changes: scaling, channel order, resize and crop, or interpolation.
-        words: what it changes that to.
-        pipeline: the whole preprocessing.
-        images: how many images it was tried on: twice as many as long as it looked promising.
-        reference: top-1 of the round's preprocessing in percent; without labels, information in the scores in nats.
-        value: the same of this one.
-        ci95: 95 % interval of the difference, not corrected for the number of alternatives.
-        p: of the difference, corrected for the number of alternatives (Holm) and of looks (Bonferroni).
-        better: better beyond chance.
-        chosen: the best of the round; the next one starts from it.
-
-    Example:
-        In the folder that ``quantkit demo`` makes:
-
-        >>> import quantkit
-        >>> guess = quantkit.guess_preprocessing("mini_iresnet.onnx", images="images/test", pipeline="digits", limit=50)
-        >>> sorted(one.words for one in guess.tried if one.dimension == "scaling")[0]
-        "MNIST's mean and std"
-    """
-
-    round: int
-    dimension: str
-    words: str
-    pipeline: Pipeline
-    images: int
-    reference: float
-    value: float
-    ci95: Interval
-    p: float
-    better: bool
-    chosen: bool
-
-    @property
-    def difference(self) -> float:
-        """This one less the round's preprocessing."""
-        return self.value - self.reference
 
 
 @dataclass(frozen=True)
@@ -65,7 +21,7 @@ class PreprocessingGuess(Records):
         evidence: ``labels``, or ``scores`` where there are none, which is weaker.
         images: how many images there were to try.
         tried: the alternatives.
-        overall: best against start; None where they are the same.
+        overall: best against start, its p not corrected for the number of alternatives; None where they are the same.
         computed: how many times the model was run on an image.
         known: how many answers were in the cache.
         cache: folder of the cache.
@@ -106,14 +62,14 @@ class PreprocessingGuess(Records):
         return [
             {
                 "round": one.round,
-                "dimension": one.dimension,
-                "alternative": one.words,
-                "images": one.images,
-                "reference": one.reference,
-                "value": one.value,
-                "difference": one.difference,
-                "difference_lo": one.ci95.lo,
-                "difference_hi": one.ci95.hi,
+                "dimension": str(one.alternative.dimension),
+                "alternative": one.alternative.words,
+                "images": one.contrast.images,
+                "reference": one.contrast.reference,
+                "value": one.contrast.value,
+                "difference": one.contrast.difference,
+                "difference_lo": one.contrast.ci95.lo,
+                "difference_hi": one.contrast.ci95.hi,
                 "p": one.p,
                 "better": one.better,
                 "chosen": one.chosen,

@@ -18,7 +18,7 @@ from quantkit.errors import ModelError
 from quantkit.files import write_text
 from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.model import save_model
-from quantkit.graph.qdq.plan import Decision, Plan, plan
+from quantkit.graph.qdq.plan import Decision, Plan
 from quantkit.graph.qdq.write import notes_of, write_qdq
 from quantkit.numerics import Range
 from quantkit.progress import Progress, as_progress, begun_when_called
@@ -170,12 +170,6 @@ def quantize(
         done = quantize_prepared(
             task, solved_by, name=name, path=path, selection=selection, require_coverage=require_coverage
         )
-        chosen = None if images is None else images.chosen
-        backend = after_quantize(
-            QuantizedRun(
-                folder=folder, name=name, target=target, prepared=subject.prepared.model, calibration_set=chosen
-            )
-        )
     record_call(
         folder.path,
         f"quantize {name}",
@@ -187,8 +181,7 @@ def quantize(
             "require coverage": require_coverage,
         },
     )
-    replaced = replaced_notes(record, name, folder)
-    return replace(done, notes=(*replaced, *done.notes, *backend.notes), files=(*done.files, *backend.files))
+    return replace(done, notes=(*replaced_notes(record, name, folder), *done.notes))
 
 
 def quantize_prepared(
@@ -200,7 +193,7 @@ def quantize_prepared(
     selection: MethodSelection | None = None,
     require_coverage: float | None = None,
 ) -> Quantized:
-    """Write the int8 model of a prepared model, the table of its ranges, and its entry in ``run.json``.
+    """Write the int8 model of a prepared model, the table of its ranges, its entry in ``run.json``, and vendors' files.
 
     The biases are corrected on the images, or by a cached correction if nothing has changed.
     """
@@ -247,6 +240,16 @@ def quantize_prepared(
         fp32=None if corrected_fp32 is None else corrected_fp32.name,
         selection=None if selection is None else selection.to_json(),
     )
+    backend = after_quantize(
+        QuantizedRun(
+            folder=folder,
+            name=name,
+            target=task.requested,
+            prepared=prepared.model,
+            calibration_set=None if task.images is None else task.images.chosen,
+        ),
+        task.backends,
+    )
     return Quantized(
         name=name,
         path=path,
@@ -255,8 +258,8 @@ def quantize_prepared(
         plan=made,
         coverage=covered,
         corrected_fp32=corrected_fp32,
-        files=tuple(files),
-        notes=tuple(notes),
+        files=(*files, *backend.files),
+        notes=(*notes, *backend.notes),
         method=method,
         selection=selection,
     )
@@ -269,14 +272,12 @@ def _settling_notes(run: CalibratedRun, method: Method, *, compared: bool) -> li
     return [] if note is None else [note]
 
 
-def check_loads(prepared: PreparedClassifier, target: Target, options: QuantizeOptions) -> None:
+def check_loads(prepared: PreparedClassifier, made: Plan) -> None:
     """Load an int8 model with placeholder ranges in onnxruntime, to find unsupported nodes before a pass.
 
     Raises:
-        UsageError: an option cannot be honoured.
         ModelError: onnxruntime cannot load it; the fix names the node to leave in float, if the message does.
     """
-    made = plan(prepared.model, options.target(target), options.plan_options())
     trial = write_qdq(prepared.model, made, dict.fromkeys(made.observed, Range(-1.0, 1.0)))
     fault = _load_fault(trial)
     if not fault:

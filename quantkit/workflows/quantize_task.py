@@ -88,6 +88,7 @@ class QuantizeTask:
         options: quantization options.
         images: the calibration images, None if they are not found.
         backends: backends with options of their own, by name.
+        planned: the plan, where it has been made.
     """
 
     run: CalibratedRun
@@ -95,6 +96,7 @@ class QuantizeTask:
     options: QuantizeOptions
     images: Images | None
     backends: Mapping[str, Backend] | None = None
+    planned: Plan | None = None
 
     @cached_property
     def target(self) -> Target:
@@ -114,7 +116,7 @@ class QuantizeTask:
             UsageError: an option cannot be honoured.
             ModelError: the model cannot be quantized.
         """
-        return plan(self.run.prepared.model, self.target, self.left_out)
+        return self.planned or plan(self.run.prepared.model, self.target, self.left_out)
 
     @property
     def outliers(self) -> tuple[str, ...]:

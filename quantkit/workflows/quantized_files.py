@@ -93,7 +93,7 @@ def _name_fault(folder: RunFolder, record: RunRecord, name: str, target: Target,
         return f"{FP32} is the name of the original model"
     if given.startswith(f"{FP32}-") or given.endswith(f"-{FP32}"):
         return f"{given} is a name of fp32 models with corrected biases"
-    if given in _given_names(target) - {name}:
+    if given in _given_names(target) - {name, int8_name(target)}:
         return f"{given} is the name that quantkit gives to another model of the run"
     made = record.quantized.get(given)
     if made is not None and given != name and (folder.path / made.file).resolve() != out.resolve():

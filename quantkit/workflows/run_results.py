@@ -15,6 +15,7 @@ from quantkit.graph.coverage import Coverage
 from quantkit.report.data import MethodChoice, SensitivityFinding, TuningLog, TuningStage
 from quantkit.runs.folder import QuantizedRecord, RunFolder, RunRecord
 from quantkit.search.method_selection import MethodSelection
+from quantkit.search.trial_cache import closeness_of
 from quantkit.sensitivity.result import Sensitivity
 from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.sensitivity_decision import decide, quantize_command
@@ -125,7 +126,7 @@ def _stages(plain: Mapping[str, Any]) -> Iterator[TuningStage]:
     for stage, group in groupby(plain["trials"], key=lambda trial: trial["stage"]):
         trials = list(group)
         evaluated = [trial for trial in trials if trial["holdout"] is not None]
-        best = max(evaluated or trials, key=lambda trial: (trial["closeness"]["agreement"], _sqnr(trial)))
+        best = min(evaluated or trials, key=lambda trial: closeness_of(trial["closeness"]).distance)  # as in the search
         kept = next((trial for trial in trials if trial["recipe"] == plain["best"]["recipe"]), None)
         best = kept or best
         holdout = best["holdout"]
@@ -142,8 +143,3 @@ def _stages(plain: Mapping[str, Any]) -> Iterator[TuningStage]:
             ci95=None if holdout is None else Interval(**holdout["ci95"]).scaled(100.0),
             kept=kept is not None,
         )
-
-
-def _sqnr(trial: Mapping[str, Any]) -> float:
-    sqnr_db = trial["closeness"]["sqnr_db"]
-    return float("inf") if sqnr_db is None else float(sqnr_db)

@@ -178,7 +178,7 @@ def sensitivity(
         chosen = _labelled(found, record)
     else:
         if images is not None or labels is not None:
-            raise UsageError("labelled images need --by accuracy", where="--images", fix="add --by accuracy")
+            raise UsageError("labelled images need the order by accuracy", where="--images", fix="add --by accuracy")
         chosen, warnings = None, []
     execution = choose_execution(cluster, device, threads, progress, workers_on_cpu=True)
     device = execution.device

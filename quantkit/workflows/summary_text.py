@@ -125,7 +125,9 @@ def _output(tensor: TensorSummary, summary: ModelSummary) -> str:
         return str(tensor) if scores is None else f"{tensor}, not used"
     text = f"{tensor}, the scores"
     if scores.classes is not None:
-        text += f": {scores.classes:,} classes" + (f" (as {scores.dataset})" if scores.dataset else "")
+        text += f": {scores.classes:,} {'class' if scores.classes == 1 else 'classes'}" + (
+            f" (as {scores.dataset})" if scores.dataset else ""
+        )
     return f"{text}, after a Softmax" if scores.softmax else text
 
 

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from bad_input.bad_item import BadInput
 from bad_input.corpus import CORPUS
 from bad_input.doors import DOORS, FUZZED, input_folder, prepare
 from models import tiny_model, write_images
@@ -125,12 +126,12 @@ def test_whole_chain_opens_no_socket(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("item", [item for item in CORPUS if "pickle" in item.name], ids=lambda item: item.name)
 def test_pickled_input_is_refused_without_running(
-    item: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    item: BadInput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(QuantkitError, match=r"damaged|of another format|is not a prediction file"):
-        DOORS[item.kind](item.write(input_folder(item.kind, tmp_path)))  # type: ignore[attr-defined]
+        DOORS[item.kind](item.write(input_folder(item.kind, tmp_path)))
     assert not (tmp_path / "trapped").exists()
 
 

@@ -86,7 +86,7 @@ def test_sensitivity_names_of_nodes_are_not_markup(folder: Path, command: Run) -
         (["other.onnx"], 2, "runs/other: this is not a run folder; run quantkit calibrate first"),
         (["runs/tiny", "--run", "runs/tiny"], 2, "--run: a run was given twice; give it once"),
         (["--by", "cost"], 2, "--by: 'cost' is not one of isolated, leave-one-out, accuracy"),
-        (["--images", "images"], 2, "--images: labelled images need --by accuracy; add --by accuracy"),
+        (["--images", "images"], 2, "--images: labelled images need the order by accuracy; add --by accuracy"),
         (["--by", "accuracy", "--images", "nowhere"], 6, "nowhere"),
         (["--skip", "conv:7"], 2, "there is no conv 7"),
         (["--skip", "*"], 7, "no operator is left to quantize"),

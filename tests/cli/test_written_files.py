@@ -181,7 +181,49 @@ def test_written_files_are_named_with_next_command(place: Path, command: Run) ->
         assert all(parses(shlex.split(one)[1:]) for one in following)
         assert out.rstrip().splitlines()[-1] == f"next: {following[-1]}", line
         assert "\nwrote " in f"\n{out}", line
+        if line.startswith(("calibrate", "quantize", "tune", "relink")):
+            assert {path for path in wrote if path.name == "run.json"}, f"{line}: the record is a result"
     for line in READING:
         before = files(place)
         command(*shlex.split(line))
         assert files(place) == before, f"{line} wrote something"
+
+
+def test_next_command_of_a_run_is_one_that_was_not_done(place: Path, command: Run) -> None:
+    def following(line: str) -> str:
+        out, _ = command(*shlex.split(line), "--json-events", "new/folder/events.jsonl")
+        return out.rstrip().splitlines()[-1].removeprefix("next: quantkit ")
+
+    command(
+        *[
+            "calibrate",
+            "--model",
+            "tiny.onnx",
+            "--images",
+            "images",
+            "--count",
+            "8",
+            "--preset",
+            "pipeline.yaml",
+            "--run",
+            "run",
+        ]
+    )
+    images = "--images images"
+    assert following(f"compare fp32 int8 --run run {images}") == "sensitivity run"
+    assert following("sensitivity run --count 4") == "tune run"
+    assert following(f"compare fp32 int8 --run run {images}") == "tune run"
+    tuned = f"tune run {images} --max-drop 50 --disable precision --disable rounding"
+    assert following(tuned) == "compare fp32 int8-tuned --run run"
+    assert following(f"compare fp32 int8-tuned --run run {images}") == "report run"
+    assert following(f"report run {images}") == "compare fp32 int8-tuned --run run"
+    assert following(f"eval fp32 --run run {images}") == "compare fp32 int8-tuned --run run"
+
+
+@pytest.mark.parametrize("line", ["inspect tiny.onnx", "calib-set check a.csv"])
+def test_json_events_have_the_results_of_reading_commands(line: str, place: Path, command: Run) -> None:
+    command(*line.split(), "--json-events", "events", "--log-file", "logs/new/log.txt")
+    events = [json.loads(one) for one in (place / "events").read_text().splitlines()]
+    [result] = [event["result"] for event in events if event["event"] == "result"]
+    assert result.get("images") == 8 or result["opsets"] == {"ai.onnx": 17}
+    assert (place / "logs/new/log.txt").is_file()

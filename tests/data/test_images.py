@@ -177,8 +177,7 @@ def test_decode_animation_damaged_after_first_frame_is_read(tmp_path: Path) -> N
 def test_decode_progressive_jpeg_equals_baseline(tmp_path: Path, photo: Image.Image) -> None:
     progressive = save(photo, tmp_path / "progressive.jpg", progressive=True)
     baseline = save(photo, tmp_path / "baseline.jpg", progressive=False)
-    pixels = [decode_image(path, Decode()).pixels for path in (progressive, baseline)]
-    np.testing.assert_array_equal(*pixels)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(decode_image(progressive, Decode()).pixels, decode_image(baseline, Decode()).pixels)
 
 
 @pytest.mark.parametrize(

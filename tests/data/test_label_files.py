@@ -63,6 +63,12 @@ def test_leading_wnid_of_file_name_is_found(name: str, wnid: str | None) -> None
         "Label,File Name\n3,a.jpg\n0,b.jpg\n",
         "filename split class_id\na.jpg val 3\nb.jpg val 0\n",
         'path,target\n"a.jpg",3\n"b.jpg","0"\n',
+        b"\xef\xbb\xbffilename;label\r\na.jpg;3\r\nb.jpg;0\r\n",
+        "a.jpg;3\nb.jpg;0\n",
+        "id,image,label\n0,a.jpg,3\n1,b.jpg,0\n",
+        "image,x,y,label\na.jpg,7,8,3\nb.jpg,9,9,0\n",
+        "image,class,class_id\na.jpg,cat,3\nb.jpg,dog,0\n",
+        "a.jpg,val,3\nb.jpg,val,0\n",
     ],
 )
 def test_label_file_usual_forms_are_read(tmp_path: Path, content: str | bytes) -> None:
@@ -97,6 +103,8 @@ def test_label_file_of_kaggle_is_read(tmp_path: Path) -> None:
         ("a.jpg n00000001\n", r"labels\.txt:1: n00000001 is not a class of ImageNet-1k"),
         ("490\n361\n171\n", r"has 3 labels without image names, and labels are not paired by position"),
         ("hello there world\n", r"labels\.txt:1: neither a header nor a line with a label"),
+        ("a.jpg,3,1\nb.jpg,0,0\n", r"labels\.txt:1: neither a header .* or a header such as image,label"),
+        ("a.jpg;3;0.98\n", r"labels\.txt:1: neither a header nor a line with a label"),
         ("a.jpg,\n", r"labels\.txt:1: neither a header nor a line with a label"),
         ("image,label\na.jpg,\n", r"labels\.txt:2: label '' is neither"),
         ("image,label\n,3\n", r"labels\.txt:2: the line has no name"),

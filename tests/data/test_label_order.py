@@ -44,6 +44,24 @@ def test_label_order_outputs_in_devkit_order_are_found() -> None:
     assert "the model's outputs to follow the devkit's order" in found.fault
 
 
+def test_label_order_outputs_in_devkit_order_behind_background_class_are_found() -> None:
+    predictions, truth = answers(0.7)
+    found = find_label_order(ILSVRC[predictions] + 1, truth, 1001)
+    assert found is not None
+    assert "the model's outputs to follow the devkit's order" in found.fault
+    assert abs(found.accuracy_fixed - 0.7) < 0.1
+
+
+def test_label_order_gain_of_few_images_gives_none() -> None:
+    """100 of 10,000 images are right with other labels: certain, and no reason to doubt the labels."""
+    labels = np.random.default_rng(0).integers(1, 10, 10_000)
+    predictions = labels.copy()
+    predictions[:100] -= 1
+    assert find_label_order(predictions, labels, 10) is None
+    wrong = np.where(np.arange(10_000) < 100, labels - 1, 0)
+    assert find_label_order(wrong, np.maximum(labels, 2), 10) is None
+
+
 def test_label_order_background_class_is_found() -> None:
     predictions, truth = answers(0.7)
     found = find_label_order(predictions + 1, truth, 1001)

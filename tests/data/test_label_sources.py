@@ -9,6 +9,7 @@ from models import write_images
 from PIL import Image
 
 from quantkit.data.folder import find_labelled_images
+from quantkit.errors import LabelError
 
 TENCH, GOLDFISH, SHARK = "n01440764", "n01443537", "n01484850"
 
@@ -58,3 +59,18 @@ def test_label_file_that_contradicts_wordnet_ids_gives_a_warning_and_one_of_clas
     names = find_labelled_images(parts).names
     file.write_text("".join(f"{name} {place % 2}\n" for place, name in enumerate(names)))
     assert not find_labelled_images(parts, file).warnings
+
+
+def test_parts_of_a_data_set_are_no_classes_unless_images_are_right_in_them(tmp_path: Path) -> None:
+    nested = _images(tmp_path / "nested", "train/cat/1.png", "train/dog/1.png", "Val/cat/2.png", "Val/dog/2.png")
+    with pytest.raises(LabelError, match=r"the folders Val, train are parts of a data set, not classes; give one of"):
+        find_labelled_images(nested)
+    flat = find_labelled_images(_images(tmp_path / "flat", "train/1.png", "test/1.png"))
+    assert flat.source == "2 class folders"
+    vehicles = find_labelled_images(_images(tmp_path / "vehicles", "train/a/1.png", "bus/a/1.png"))
+    assert vehicles.class_names == {0: "bus", 1: "train"}
+
+
+def test_one_class_folder_gives_a_warning(tmp_path: Path) -> None:
+    [warning] = find_labelled_images(_images(tmp_path / "images", "photos/1.png", "photos/2.png")).warnings
+    assert warning.startswith("all images are in the folder photos, so of one class")

@@ -143,6 +143,10 @@ def test_transform_pad_centres_picture_on_given_value() -> None:
     assert set(pixels[:, 1].ravel()) == {255}
     grey = transform(Image.new("L", (5, 2), 255), Pipeline(ops=(Decode(mode="L"), Pad(value=9), ToTensor())))
     assert (grey[0, 0], grey[2, 0]) == (9, 255)
+    opaque = transform(
+        Image.new("RGBA", (2, 5), "white"), Pipeline(ops=(Decode(mode="RGBA"), Pad(value=9), ToTensor()))
+    )
+    assert opaque[0, 0].tolist() == [9, 9, 9, 255]
 
 
 @given(divisor=st.sampled_from([255.0, 1.0, 127.5]), mean=st.floats(-200, 200, width=32), std=st.floats(0.01, 300))

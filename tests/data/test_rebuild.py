@@ -116,5 +116,5 @@ def test_rebuild_bad_plans_are_refused(labels: Path) -> None:
         plan_calibration_set(lines, {}, count=31)
     with pytest.raises(UsageError, match="invalid number of images 0"):
         plan_calibration_set(lines, {}, count=0)
-    with pytest.raises(LabelError, match=r"val_00\.png has label 2 on line 99, 0 on line 1"):
+    with pytest.raises(LabelError, match=r":99: val_00\.png has label 2, and 0 on line 1"):
         plan_calibration_set([*lines, LabelLine("val_00.png", 2, 99)], {}, count=3)

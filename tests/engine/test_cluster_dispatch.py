@@ -186,7 +186,7 @@ def test_invalid_cluster_address_is_refused(text: str) -> None:
 
 def test_cluster_without_ray_is_refused_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"^--cluster: the package ray is not installed; install quantkit\[ray\]$"):
+    with pytest.raises(UsageError, match=r"^cluster: the package ray is not installed; install quantkit\[ray\]$"):
         RaySession(ClusterAddress.parse("local:1"), CPU, None)
 
 

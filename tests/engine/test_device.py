@@ -93,15 +93,23 @@ def test_tensorrt_falls_back_to_cuda_on_the_same_device():
     assert providers[1][1] == {"device_id": "2", "use_tf32": "0"}
 
 
+def tensorrt_options(device: Device, *, quantized: bool = False) -> dict[str, str]:
+    """Return the options of the provider that comes first, TensorRT's."""
+    first = device.providers(quantized=quantized)[0]
+    assert isinstance(first, tuple)
+    assert first[0] == "TensorrtExecutionProvider"
+    return first[1]
+
+
 def test_tensorrt_keeps_engines_in_the_user_cache_and_allows_int8_for_quantized_models():
     folder = str(Path(os.environ["XDG_CACHE_HOME"]) / "quantkit" / "tensorrt")
-    plain, quantized = (Device("tensorrt").providers(quantized=one)[0][1] for one in (False, True))
-    assert (plain["trt_engine_cache_enable"], plain["trt_engine_cache_path"]) == ("1", folder)  # type: ignore[index]
+    plain, quantized = (tensorrt_options(Device("tensorrt"), quantized=one) for one in (False, True))
+    assert (plain["trt_engine_cache_enable"], plain["trt_engine_cache_path"]) == ("1", folder)
     assert "trt_int8_enable" not in plain
-    assert quantized["trt_int8_enable"] == "1"  # type: ignore[index]
+    assert quantized["trt_int8_enable"] == "1"
     own = Device.parse("tensorrt", options=["trt_engine_cache_path=elsewhere", "trt_fp16_enable=1"])
-    assert own.providers()[0][1]["trt_engine_cache_path"] == "elsewhere"  # type: ignore[index]
-    assert own.providers()[0][1]["trt_fp16_enable"] == "1"  # type: ignore[index]
+    given = tensorrt_options(own)
+    assert (given["trt_engine_cache_path"], given["trt_fp16_enable"]) == ("elsewhere", "1")
 
 
 @pytest.mark.parametrize(

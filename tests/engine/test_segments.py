@@ -55,12 +55,11 @@ def test_segmented_run_int8_model_keeps_integers_at_cut(images) -> None:
 
 def test_segmented_run_keeps_only_tensors_that_are_read(images) -> None:
     run = SegmentedRun(small_model(), images, threads=1)
-    run.advance(["ar"])
-    assert run.kept == ("ar",)  # read by the depthwise conv and the sum
-    run.advance(["dr"])
-    assert run.kept == ("ar", "dr")  # type: ignore[comparison-overlap]
-    run.advance(["sr"])
-    assert run.kept == ("sr",)
+    kept = []
+    for cut in ("ar", "dr", "sr"):
+        run.advance([cut])
+        kept.append(run.kept)
+    assert kept == [("ar",), ("ar", "dr"), ("sr",)]  # ar is read by the depthwise conv and the sum
 
 
 def test_segmented_run_weight_changed_ahead_of_cut_shows_and_behind_not(images) -> None:

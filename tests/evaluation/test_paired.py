@@ -119,6 +119,8 @@ def test_wilson_interval_equals_published_examples():
     interval = wilson_interval(81, 263)
     assert (interval.lo, interval.hi) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson_interval(0, 0) == Interval(0.0, 1.0)
+    assert {wilson_interval(0, trials).lo for trials in range(1, 200)} == {0.0}
+    assert {wilson_interval(trials, trials).hi for trials in range(1, 200)} == {1.0}
 
 
 def test_mean_interval_equals_students_interval():

@@ -167,9 +167,9 @@ def test_collector_any_batches_give_same_predictions(batch):
         count = len(labels[piece])
         collector.update([held[:count] for held in buffer], names(600)[piece], labels[piece])
     for model in range(2):
-        whole = Predictions.from_scores(scores[model], names(600), labels)  # type: ignore[assignment]
+        expected = Predictions.from_scores(scores[model], names(600), labels)
         for key in ("top", "confidence", "margin", "tied", "constant", "labels"):
-            assert np.array_equal(getattr(collector.predictions(model), key), getattr(whole, key))
+            assert np.array_equal(getattr(collector.predictions(model), key), getattr(expected, key))
     assert collector.divergence(0) is None
     np.testing.assert_array_equal(collector.divergence(1), kl_divergence(*scores))
 
@@ -218,6 +218,21 @@ def test_label_problem_poor_or_collapsed_model_has_none():
     assert label_problem(labelled(np.zeros(60, int), labels, 10)) is None
     assert label_problem(labelled(np.random.default_rng(0).integers(0, 10, 60), labels, 10)) is None
     assert label_problem(labelled(labels, labels, 10)) is None
+
+
+def test_label_problem_order_is_evaluated_on_other_images() -> None:
+    """Two answers a class in turn: an order fitted on one half of the images explains none of the other half."""
+    labels = np.repeat(np.arange(10), 6)
+    predicted = np.where(np.arange(60) % 2 == 0, labels + 3, labels + 5) % 10
+    assert label_problem(labelled(predicted, labels, 10)) is None
+
+
+def test_label_problem_order_that_explains_few_images_has_none() -> None:
+    labels, places = np.repeat(np.arange(5), 4), np.arange(20)
+    renamed, other = (labels + 2) % 5, (labels + 3) % 5
+    for explained, named in ((9, False), (20, True)):  # of the ten images that the order is not fitted on: 4 and all
+        predicted = np.where((places % 2 == 0) | (places < explained), renamed, other)
+        assert (label_problem(labelled(predicted, labels, 5)) is not None) == named
 
 
 def test_label_problem_few_images_has_none():

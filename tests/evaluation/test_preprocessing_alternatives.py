@@ -71,7 +71,9 @@ def test_values_order_swapped_keeps_an_unknown_mean_in_place() -> None:
 def test_values_of_bgr_have_the_mean_in_the_order_of_the_channels() -> None:
     found = values(Pipeline(ops=(Decode(mode="BGR"), ToTensor())))
     assert found["ImageNet's mean and std"].ops[-1] == IMAGENET_BGR
-    assert found["ImageNet's mean subtracted from 0 to 255"].ops[-1].mean == (103.939, 116.779, 123.68)  # type: ignore[union-attr]
+    normalize = found["ImageNet's mean subtracted from 0 to 255"].ops[-1]
+    assert isinstance(normalize, Normalize)
+    assert normalize.mean == (103.939, 116.779, 123.68)
 
 
 def test_values_near_include_the_reverse_order_of_the_given_mean_and_std() -> None:
@@ -116,7 +118,9 @@ def test_geometry_of_imagenet_is_every_crop_but_its_own() -> None:
 def test_geometry_keeps_filter_and_values() -> None:
     start = imagenet_pipeline(interpolation="bicubic")
     for one in geometry_alternatives(start):
-        assert one.pipeline.ops[1].interpolation == "bicubic"  # type: ignore[union-attr]
+        resize = one.pipeline.ops[1]
+        assert isinstance(resize, Resize)
+        assert resize.interpolation == "bicubic"
         assert one.pipeline.ops[-2:] == start.ops[-2:]
 
 

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from colour_model import IMAGENET, colours, values
+from counting import counted
 from onnx import load, save
 
 from quantkit.config.pipeline import Pipeline
@@ -67,10 +67,7 @@ def test_wrong_preprocessing_is_named_by_eval_and_compare(
 
 def test_check_repeated_computes_no_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = colours(tmp_path, values("RGB", 255))
-    asked: list[int] = []
-    scores = Classifier.scores
-    counted: Callable[..., object] = lambda self, x: (asked.append(1), scores(self, x))[1]  # type: ignore[func-returns-value]  # noqa: E731
-    monkeypatch.setattr(Classifier, "scores", counted)
+    asked = counted(Classifier, "scores", monkeypatch)
     options: dict[str, Any] = {
         "images": tmp_path / "images",
         "labels": tmp_path / "labels.txt",
@@ -179,9 +176,7 @@ def test_check_of_a_model_that_is_nearly_always_right_runs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = colours(tmp_path, values("RGB", 255), images=80)
-    ran: list[int] = []
-    scores = Classifier.scores
-    monkeypatch.setattr(Classifier, "scores", lambda self, x: (ran.append(1), scores(self, x))[1])  # type: ignore[func-returns-value]
+    ran = counted(Classifier, "scores", monkeypatch)
     options: dict[str, Any] = {"images": tmp_path / "images", "labels": tmp_path / "labels.txt"}
     evaluate(model, pipeline=values("RGB", 255), **options)
     assert len(ran) == 80

@@ -188,10 +188,10 @@ def test_export_reference_is_compared_on_images_too(tmp_path: Path) -> None:
         (
             "inplace_networks:linear",
             CheckpointError,
-            r"--reference .*:linear: the weights of .* do not match: missing 2",
+            r"^reference .*:linear: the weights of .* do not match: missing 2",
         ),
-        ("inplace_networks:none", UsageError, "--reference: inplace_networks:none: cannot be imported"),
-        ("iresnet51", UsageError, "--reference: there is no network 'iresnet51'; did you mean iresnet50"),
+        ("inplace_networks:none", UsageError, "^reference: inplace_networks:none: cannot be imported"),
+        ("iresnet51", UsageError, "^reference: there is no network 'iresnet51'; did you mean iresnet50"),
         ("inplace_networks:OtherClasses", ModelError, "OtherClasses: returns 2 classes, and the network returns 3"),
     ],
 )

@@ -8,11 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs quantkit[torch]")
 
-from PIL import Image  # noqa: E402
-
-from quantkit.config.pipeline import PRESETS  # noqa: E402
-from quantkit.data.preprocess import preprocess  # noqa: E402
-from quantkit.export.train_digits import (  # noqa: E402
+from export.train_digits import (  # noqa: E402
     DEMO,
     accuracy,
     mini_iresnet,
@@ -21,6 +17,10 @@ from quantkit.export.train_digits import (  # noqa: E402
     train,
     write_digits,
 )
+from PIL import Image  # noqa: E402
+
+from quantkit.config.pipeline import PRESETS  # noqa: E402
+from quantkit.data.preprocess import preprocess  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from models import tiny_model
 
-from quantkit.graph.half_precision import half_model
 from quantkit.graph.model import read_model
+from quantkit.graph.precision import half_model
 from quantkit.graph.prepare import prepare
 
 # Each result is a single product, so that its float32 value has no order of summation to depend on.
@@ -36,14 +37,14 @@ def products(v: float, w: float) -> ir.Model:
     return prepare(ir.from_proto(proto)).model
 
 
-def half(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float16).astype(np.float32)
+def half(values: npt.ArrayLike) -> np.ndarray:
+    return np.asarray(values).astype(np.float16).astype(np.float32)
 
 
 def test_half_model_rounds_input_weights_and_results() -> None:
     x = np.random.default_rng(0).standard_normal((1000, 1)).astype(np.float32)
     v, w = np.float32(0.7182818), np.float32(-1.4142135)
-    expected = half(np.maximum(half(half(x) * half(v)), 0)) * half(w)  # type: ignore[arg-type]
+    expected = half(np.maximum(half(half(x) * half(v)), 0)) * half(w)
     assert np.array_equal(run(half_model(products(float(v), float(w))), x=x), expected)
     assert not np.array_equal(run(products(float(v), float(w)), x=x), expected)
 

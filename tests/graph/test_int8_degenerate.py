@@ -181,6 +181,44 @@ def test_quantize_vacc_least_integer_is_minus_127():
     assert "r0.clipped" not in {value.name for node in int8.graph for value in node.outputs}
 
 
+def test_quantize_vacc_least_integer_of_bounded_values_is_minus_127():
+    model = text_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 3, 10, 10] image) => (float[N, 4] logits) {
+          a = Conv (image, w0)
+          t = Tanh (a)
+          c = Conv (t, w1)
+          p = GlobalAveragePool (c)
+          logits = Flatten (p)
+        }""",
+        w0=f32(8, 3, 1, 1, scale=100),
+        w1=f32(4, 8, 1, 1),
+    )
+    int8, _, _ = quantize(model, X, target=VACC)
+    assert tensors_of(int8, ["t.quantized"], X)["t.quantized"].min() == -127
+
+
+def test_quantize_pad_of_signed_values_fills_with_zero():
+    """The integer of zero is the zero point, and not 0."""
+    model = text_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 3, 10, 10] image) => (float[N, 4] logits) {
+          a = Conv (image, w0)
+          d = Pad (a, pads)
+          c = Conv (d, w1)
+          p = GlobalAveragePool (c)
+          logits = Flatten (p)
+        }""",
+        w0=f32(8, 3, 1, 1),
+        w1=f32(4, 10, 1, 1),
+        pads=np.array([0, 1, 0, 0, 0, 1, 0, 0]),
+    )
+    int8, _, _ = quantize(model, X)
+    (padded,) = (node for node in int8.graph if node.op_type == "Pad")
+    assert padded.inputs[0].name == "a.quantized"
+    assert sqnr_db(run(model, X), run(int8, X)) > 30
+
+
 # Weights and biases --------------------------------------------------------------------------------------------------
 
 MAGNITUDES = st.floats(-1e6, 1e6, width=32)
@@ -227,6 +265,28 @@ def test_quantize_weight_widens_only_scales_that_are_too_small(weight, bias, inp
         if not dead[channel]:
             assert (channel in quantized.widened) == bool(too_small[channel])
             assert (quantized.qparams.scale[channel] > plain[channel]) == bool(too_small[channel])
+
+
+def test_quantize_weight_widened_scales_never_exceed_the_limit_of_bias():
+    """In float64, and not to within the rounding of a float32 scale."""
+    bias = np.random.default_rng(0).uniform(1.0, 4.0, 500).astype(np.float32)
+    weight = np.full((500, 2), 1e-12, np.float32)
+    scale = quantize_weight(weight, bias, scheme=WeightScheme(), axis=0, groups=1, input_scale=0.37).qparams.scale
+    assert (bias.astype(np.float64) / (0.37 * scale.astype(np.float64)) <= BIAS_LIMIT).all()
+
+
+def test_quantize_weight_accumulator_scale_is_a_normal_number():
+    weight = np.full((2, 2), 1e-35, np.float32)  # its scale is a normal number, a thousandth of it is none
+    quantized = quantize_weight(weight, None, scheme=WeightScheme(), axis=0, groups=1, input_scale=1e-3)
+    assert (quantized.bias_scale >= np.finfo(np.float32).tiny).all()
+
+
+def test_quantize_weight_bias_of_any_group_widens_the_shared_channel():
+    weight = np.full((4, 2, 1, 1), 1e-12, np.float32)  # a ConvTranspose of two groups with two output channels each
+    bias = np.array([0.0, 0.0, 0.0, 3.0], np.float32)
+    quantized = quantize_weight(weight, bias, scheme=WeightScheme(), axis=1, groups=2, input_scale=1.0)
+    assert quantized.widened == (1,)
+    assert (bias / quantized.bias_scale <= BIAS_LIMIT).all()
 
 
 def test_write_qdq_widened_channel_is_noted():

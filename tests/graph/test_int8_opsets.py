@@ -66,7 +66,9 @@ class Builder:
 
 
 def classifier(opset, ir_version, *, initializers_as_inputs=False):
-    f32 = lambda *shape: RNG.normal(size=shape).astype(np.float32) * np.float32(0.4)  # type: ignore[attr-defined]  # noqa: E731
+    def f32(*shape: int) -> np.ndarray:
+        return RNG.normal(size=shape).astype(np.float32) * np.float32(0.4)
+
     b = Builder(opset)
     b.node("Conv", ["image", b.constant("w0", f32(8, 3, 3, 3))], "c0", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
     statistics = [

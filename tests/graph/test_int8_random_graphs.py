@@ -59,7 +59,7 @@ class Graph:
             self.move,
             self.norm,
         ]
-        self.rng.choice(steps)(self.pick())  # type: ignore[arg-type]
+        steps[self.rng.choice(len(steps))](self.pick())
 
     def conv(self, x):
         channels, height, width = self.shapes[x]
@@ -147,8 +147,8 @@ class Graph:
             helper.make_node("Gemm", [flat, self.weights(7, 5 * len(ends)), self.vector(7)], ["logits"], transB=1)
         )
         info = [
-            helper.make_tensor_value_info(n, TensorProto.FLOAT, s)  # type: ignore[arg-type]
-            for n, s in (("image", ["N", 3, 8, 8]), ("logits", ["N", 7]))
+            helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8]),
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 7]),
         ]
         graph = helper.make_graph(self.nodes, "random", info[:1], info[1:], self.constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)

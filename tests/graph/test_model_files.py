@@ -142,7 +142,7 @@ def test_save_model_failed_write_keeps_old_file(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.ir, "save", full)  # type: ignore[attr-defined]
+    monkeypatch.setattr(ir, "save", full)
     with pytest.raises(OutputError, match="no space left on device"):
         save_model(tiny(), tmp_path / "m.onnx")
     assert (tmp_path / "m.onnx").read_bytes() == before

@@ -1,11 +1,9 @@
-"""The int8 files in a second runtime: OpenVINO on the CPU runs them in integers, as fast and as near to fp32."""
+"""The int8 files in a second runtime: OpenVINO on the CPU runs them in integers, as near to fp32 as onnxruntime."""
 
 import functools
 import os
-import statistics
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,7 +103,7 @@ def quantized(shared_assets, photographs, tmp_path_factory):
 @pytest.mark.shared
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", PIPELINES)
-def test_openvino_executes_every_layer_in_int8(quantized, name):
+def test_openvino_executes_every_layer_in_int8_in_no_more_nodes(quantized, name):
     made = quantized(name)
     layers = sum(node.op_type in ("Conv", "Gemm", "MatMul") for node in onnx.load(made.fp32).graph.node)
     executed = made.ours.executed()
@@ -116,8 +114,7 @@ def test_openvino_executes_every_layer_in_int8(quantized, name):
     assert in_float.pop(("Subgraph", "f32"), 0) <= 1
     assert in_float.pop(("Reorder", "f32"), 0) <= 1
     assert in_float == {}
-    of_static = made.peers.executed()
-    assert _work(executed) <= _work(of_static)
+    assert _work(executed) <= _work(made.peers.executed())
 
 
 def _work(executed):
@@ -128,7 +125,7 @@ def _work(executed):
 @pytest.mark.shared
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", PIPELINES)
-def test_openvino_is_as_near_to_fp32_as_onnxruntime_within_1_db(quantized, name):
+def test_openvino_scores_are_as_near_to_fp32_as_onnxruntime_within_1_db(quantized, name):
     made = quantized(name)
     fp32 = run(read_model(made.fp32), made.unseen)
     there = sqnr_db(fp32, made.ours.run(made.unseen))
@@ -137,29 +134,6 @@ def test_openvino_is_as_near_to_fp32_as_onnxruntime_within_1_db(quantized, name)
     print(f"{name}: {there:.1f} dB in OpenVINO, {here:.1f} dB in onnxruntime; quantize_static {of_static:.1f} dB")
     assert there >= here - 1.0
     assert there >= of_static
-
-
-@pytest.mark.shared
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", PIPELINES)
-def test_openvino_runs_it_no_slower_than_quantize_static(quantized, name):
-    made = quantized(name)
-    ratios = [_cost_ratio([made.ours, made.peers], made.unseen[:1]) for _ in range(3)]
-    print(f"{name}: {statistics.median(ratios):.3f} of quantize_static's time in OpenVINO")
-    assert min(ratios) <= 1.03
-
-
-def _cost_ratio(models, x, rounds=40):
-    """Return the median ratio of processor times, the models in turn: other programs hardly show in it."""
-    ratios = []
-    for turn in range(rounds):
-        seconds = {}
-        for index in (0, 1) if turn % 2 else (1, 0):
-            start_s = time.process_time()
-            models[index].run(x)
-            seconds[index] = time.process_time() - start_s
-        ratios.append(seconds[0] / seconds[1])
-    return statistics.median(ratios)
 
 
 RESIDUAL = """
@@ -185,7 +159,7 @@ residual (float[1,16,12,12] x) => (float[1,16,12,12] y)
 """
 
 
-def test_openvino_adds_a_convolution_to_a_residual_before_it_is_rounded(tmp_path):
+def test_openvino_adds_convolution_to_residual_before_rounding(tmp_path):
     """Why scores differ: onnxruntime rounds between Conv and Add, as the QDQ pair says, and OpenVINO does not."""
     rng = np.random.default_rng(0)
     constants = {
@@ -216,7 +190,7 @@ def test_openvino_adds_a_convolution_to_a_residual_before_it_is_rounded(tmp_path
 
 @pytest.mark.shared
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_seven_bit_weights_keep_openvino_exact_without_vnni(quantized):
+def test_openvino_seven_bit_weights_are_exact_without_vnni(quantized):
     """Without VNNI, 8-bit weights saturate in OpenVINO as in onnxruntime; 7-bit weights do not."""
     made = quantized("squeezenet1_1")
     seven = made.folder / "seven"

@@ -5,7 +5,7 @@ import pytest
 from graph_runs import optimized_ops, quantize, run, sqnr_db, text_model
 
 from quantkit.graph.analysis.values import ORIGIN
-from quantkit.graph.passes.batchnorm_conv import BatchNormToConvPass
+from quantkit.graph.passes.fold_affine import batch_norm_to_conv
 
 RNG = np.random.default_rng(1)
 
@@ -31,12 +31,12 @@ def test_batchnorm_conv_pass_any_rank_keeps_values(spatial):
     )
     x = f32(2, 6, *[5] * spatial)
     before = run(model, x)
-    result = BatchNormToConvPass()(model)
-    assert result.modified
-    (node,) = result.model.graph
+    modified = batch_norm_to_conv(model)
+    assert modified
+    (node,) = model.graph
     assert (node.op_type, node.name, node.outputs[0].name) == ("Conv", "y", "y")
     assert node.metadata_props[ORIGIN] == "BatchNormalization"
-    np.testing.assert_allclose(run(result.model, x), before, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run(model, x), before, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["rank 2", "unknown rank"])
@@ -48,7 +48,7 @@ def test_batchnorm_conv_pass_without_spatial_axes_leaves_alone(known):
     )
     if not known:
         model.graph.inputs[0].shape = None
-    assert not BatchNormToConvPass()(model).modified
+    assert not batch_norm_to_conv(model)
 
 
 # Two middle blocks of an iResNet (arXiv:2004.04989): the residual sum is normalized, then goes through a ReLU.

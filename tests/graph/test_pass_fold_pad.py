@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from graph_runs import run, text_model
 
-from quantkit.graph.passes.fold_pad import FoldPadPass
+from quantkit.graph.passes.spatial import fold_pad
 
 RNG = np.random.default_rng(5)
 CONV = "y = Conv <kernel_shape = [3, 3], pads = [1, 0, 0, 1]> (p, w)"
@@ -39,10 +39,10 @@ def test_fold_pad_pass_folds_into_conv(body, constants):
     model = model_of(body, **constants)
     x = RNG.normal(size=(2, 4, 7, 7)).astype(np.float32)
     before = run(model, x)
-    result = FoldPadPass()(model)
-    (conv,) = result.model.graph
+    fold_pad(model)
+    (conv,) = model.graph
     assert conv.attributes["pads"].as_ints() == (1, 1, 2, 4)
-    np.testing.assert_allclose(run(result.model, x), before, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run(model, x), before, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("include", [0, 1])
@@ -51,9 +51,9 @@ def test_fold_pad_pass_average_pool_counts_zeros_as_before(include):
     model = model_of(f"p = Pad (x, pads) {pool}", "N, 4, A, B", pads=np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
     x = RNG.normal(size=(2, 4, 7, 7)).astype(np.float32)
     before = run(model, x)
-    result = FoldPadPass()(model)
-    assert len(result.model.graph) == 1
-    np.testing.assert_allclose(run(result.model, x), before, rtol=1e-6, atol=1e-6)
+    fold_pad(model)
+    assert len(model.graph) == 1
+    np.testing.assert_allclose(run(model, x), before, rtol=1e-6, atol=1e-6)
 
 
 LEFT_ALONE = {
@@ -78,7 +78,7 @@ LEFT_ALONE = {
 @pytest.mark.parametrize(("body", "constants"), LEFT_ALONE.values(), ids=LEFT_ALONE)
 def test_fold_pad_pass_leaves_other_nodes_alone(body, constants):
     out = "N, 4, A, B" if ", w)" not in body else "N, 6, A, B"
-    assert not FoldPadPass()(model_of(body, out, **constants)).modified
+    assert not fold_pad(model_of(body, out, **constants))
 
 
 def test_fold_pad_pass_padded_channels_are_left_alone():
@@ -91,4 +91,4 @@ def test_fold_pad_pass_padded_channels_are_left_alone():
         pads=np.array([0, 1, 0, 0, 0, 1, 0, 0], np.int64),
         v=RNG.normal(size=(6, 4, 1, 1)).astype(np.float32),
     )
-    assert not FoldPadPass()(model).modified
+    assert not fold_pad(model)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from graph_runs import run, text_model
 
-from quantkit.graph.passes.no_ops import RemoveNoOpsPass
+from quantkit.graph.passes.clean import remove_no_ops
 
 X = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
 
@@ -36,11 +36,11 @@ NO_OPS = {
 def test_no_ops_pass_removes_nodes_without_effect(body, constants, ops):
     model = model_of(body, **constants)
     before = run(model, X)
-    result = RemoveNoOpsPass()(model)
-    assert result.modified
-    assert [node.op_type for node in result.model.graph] == ops
-    assert result.model.graph.outputs[0].name == "y"
-    np.testing.assert_array_equal(run(result.model, X), before)
+    modified = remove_no_ops(model)
+    assert modified
+    assert [node.op_type for node in model.graph] == ops
+    assert model.graph.outputs[0].name == "y"
+    np.testing.assert_array_equal(run(model, X), before)
 
 
 LEFT_ALONE = {
@@ -59,4 +59,4 @@ LEFT_ALONE = {
 
 @pytest.mark.parametrize(("body", "constants"), LEFT_ALONE.values(), ids=LEFT_ALONE)
 def test_no_ops_pass_leaves_other_nodes_alone(body, constants):
-    assert not RemoveNoOpsPass()(model_of(body, **constants)).modified
+    assert not remove_no_ops(model_of(body, **constants))

@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from graph.builder import FLOAT, Builder, Outcome
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from quantkit.errors import ModelError
 from quantkit.graph.prepare import prepare
@@ -251,3 +251,24 @@ def test_prepare_old_nearest_resize_in_both_directions_is_refused():
     model = ir.from_proto(old_resize(10, "Resize<mode = 'nearest'>(c, mixed)"))
     with pytest.raises(ModelError, match="enlarges one axis and shrinks another"):
         prepare(model)
+
+
+@pytest.mark.parametrize("smaller", [np.array([1, 1, 0.6, 0.45]), np.array([1, 1, 0.3, 0.7])])
+@pytest.mark.parametrize("inner", [False, True], ids=["outer scales", "inner scales"])
+def test_old_nearest_resize_that_shrinks_in_a_condition_reads_the_same_pixels(smaller, inner, tmp_path):
+    scales = numpy_helper.from_array(smaller.astype(np.float32), "scales")
+
+    def branch(name):
+        constants = [helper.make_node("Constant", [], [f"{name}_scales"], value=scales)] if inner else []
+        resize = helper.make_node("Resize", ["c", f"{name}_scales" if inner else "scales"], [name], mode="nearest")
+        value = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        return helper.make_graph([*constants, resize], name, [], [value])
+
+    model = old_resize(10, "Resize<mode = 'nearest'>(c, smaller)")
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
+    if not inner:
+        model.graph.initializer.append(scales)
+    place = next(index for index, node in enumerate(model.graph.node) if node.op_type == "Resize")
+    choose = helper.make_node("If", ["always"], ["u"], then_branch=branch("one"), else_branch=branch("two"))
+    model.graph.node[place].CopyFrom(choose)
+    assert Outcome(model, tmp_path).prepared_db > 100

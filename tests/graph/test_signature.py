@@ -20,9 +20,9 @@ SCORES = [("y", FLOAT, ["N", 10])]
 
 
 def graph_of(inputs, outputs, nodes=(), weights=()):
-    infos = [[helper.make_tensor_value_info(*one) for one in side] for side in (inputs, outputs)]
+    given, returned = ([helper.make_tensor_value_info(*one) for one in side] for side in (inputs, outputs))
     tensors = [numpy_helper.from_array(content, name) for name, content in weights]
-    graph = helper.make_graph(list(nodes), "g", *infos, tensors)  # type: ignore[arg-type, call-arg]
+    graph = helper.make_graph(list(nodes), "g", given, returned, tensors)
     return ir.from_proto(helper.make_model(graph, ir_version=8))
 
 

@@ -13,7 +13,7 @@ from quantkit.graph.analysis.bounds import Bounds
 from quantkit.graph.analysis.values import node_name
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.write import activation_parameters, write_qdq
-from quantkit.ptq.bias_correction import correct_bias, estimate_shifts, layer_shift
+from quantkit.ptq.bias_correction import _means_and_share, correct_bias, estimate_shifts, layer_shift
 from quantkit.ptq.layers import biased_layers, no_shifts, set_bias, stored_names
 from quantkit.targets import ORT, TENSORRT, VACC
 
@@ -174,16 +174,30 @@ def test_bias_correction_layer_passes_on_its_activations() -> None:
     held = {
         "w": rng.normal(size=(5, 3, 1, 1)).astype(np.float32),
         "v": rng.normal(size=(4, 5, 1, 1)).astype(np.float32),
-        "lo": np.float32(0),
-        "hi": np.float32(6),
+        "lo": np.array(0, np.float32),
+        "hi": np.array(6, np.float32),
     }
-    model = model_of(text, held)  # type: ignore[arg-type]
+    model = model_of(text, held)
     first, second = biased_layers(plan(model, ORT))
     assert (first.result, first.passing) == ("b", Bounds(0.0, 6.0))
     # Read by a sigmoid too: what the layer hands on is its plain result.
     assert (second.result, second.passing) == ("c", Bounds())
     assert second.bias.shape == (4,)
     assert not second.bias.any()
+
+
+def test_means_and_share_count_values_strictly_between_limits() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["": 17]>
+    clipped (float[N, 3, 6, 6] input) => (float[N, 5, 6, 6] y) {
+        a = Conv (input, w)
+        y = Clip (a, lo, hi)
+    }"""
+    limits = {"lo": np.array(0, np.float32), "hi": np.array(6, np.float32)}
+    [one] = biased_layers(plan(model_of(text, {"w": np.ones((5, 3, 1, 1), np.float32), **limits}), ORT))
+    means, share = _means_and_share(np.array([[[0.0, 1.0, 6.0, 6.0], [2.0, 3.0, 4.0, 5.0]]], np.float32), one)
+    assert means.tolist() == [3.25, 3.5]
+    assert share.tolist() == [0.25, 1.0]
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)

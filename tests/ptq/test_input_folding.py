@@ -84,10 +84,13 @@ def test_input_folding_needs_padding_zeros_within_the_levels() -> None:
     """Images of [1, 2] hold no zero: as an integer it would be 1."""
     shape = (1, 3, 1, 1)
     work, others = (
-        [np.float32(1.0 + image * STD.reshape(shape) + MEAN.reshape(shape)) for image in photographs(24, seed=seed)]
+        [
+            (1.0 + image * STD.reshape(shape) + MEAN.reshape(shape)).astype(np.float32)
+            for image in photographs(24, seed=seed)
+        ]
         for seed in (0, 5)
     )
-    assert levels_of(work) is not None  # type: ignore[arg-type]
+    assert levels_of(work) is not None
     padded, _ = builder_of(small_model(), work=work, others=others)
     assert padded.levels is None
     plain, _ = builder_of(other_model("without bias or padding"), work=work, others=others)

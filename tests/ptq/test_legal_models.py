@@ -22,10 +22,10 @@ unusual (float[{batch}, 3, {size}, {size}] input) => (float[{batch}, 5] logits) 
 }}
 """
 HEAD = "logits = Gemm <transB = 1> (f, wl, bl)"
-SHAPES = {"w1": (8, 3, 3, 3), "b1": (8,), "wl": (5, 8), "bl": (5,)}
+SHAPES: dict[str, tuple[int, ...]] = {"w1": (8, 3, 3, 3), "b1": (8,), "wl": (5, 8), "bl": (5,)}
 EVERYTHING = Recipe(method=Mse(), channel_shift=True, equalization=1.0, correction=WeightCorrection.ROUNDING)
 # Name: what lies between the first layer and the pool, the head, further weights, the batch and the size.
-MODELS = {
+MODELS: dict[str, tuple[str, str, dict[str, tuple[int, ...]], str, str]] = {
     "slice of the last axis by its negative number": (
         "z = Identity(a)",
         """s0 = Constant <value_ints = [0]> ()  s1 = Constant <value_ints = [4]> ()
@@ -98,7 +98,7 @@ def unusual(name: str):
     middle, head, further, batch, size = MODELS[name]
     model = model_of(
         TEXT.format(middle=middle, head=head, batch=batch, size=size),
-        weights(np.random.default_rng(0), SHAPES | further),  # type: ignore[operator]
+        weights(np.random.default_rng(0), SHAPES | further),
     )
     images = [photographs(24, seed=seed) for seed in (1, 5)]
     if batch == "2":

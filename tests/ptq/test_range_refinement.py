@@ -6,6 +6,7 @@ from quantizers import fake_quantize
 from tune_models import builder_of, model_of, planned, small_images, small_model, values_of, weights
 
 from quantkit.config.method import MinMax
+from quantkit.engine.prefix_sharing import PrefixSharedRuns
 from quantkit.engine.scores import scores_of
 from quantkit.evaluation.score_sqnr import score_sqnr_db
 from quantkit.graph.qdq.write import activation_parameters
@@ -67,7 +68,8 @@ def test_rounded_tensor_equals_quantizer() -> None:
         (given,) = values_of(copy, [f"{tensor}.Mul"], images[0]).values()
         np.testing.assert_array_equal(given, fake_quantize(held, parameters[tensor]))
         assert readers(copy, tensor) == {"Div"}
-    assert not np.array_equal(*(scores_of(one, images, threads=1) for one in (model, copy)))  # type: ignore[arg-type]
+    before, after = (scores_of(one, images, threads=1) for one in (model, copy))
+    assert not np.array_equal(before, after)
 
 
 def test_rounded_tensor_is_not_read_by_float_operators() -> None:
@@ -215,13 +217,13 @@ def test_refine_ranges_hopeless_moves_run_first_images_only(monkeypatch: pytest.
     model, images = chain(unread=30.0), small_images(32)
     plan, ranges = planned(model, images)
     runs: list[int] = []
-    plain = refine.PrefixSharedRuns.scores  # type: ignore[attr-defined]
+    plain = PrefixSharedRuns.scores
 
     def counted(self, variant, **options):
         runs.append(len(self._images))
         return plain(self, variant, **options)
 
-    monkeypatch.setattr(refine.PrefixSharedRuns, "scores", counted)  # type: ignore[attr-defined]
+    monkeypatch.setattr(PrefixSharedRuns, "scores", counted)
     monkeypatch.setattr(refine, "PROBED", 12)
     found, counts = [], []
     for hopeless in (refine.HOPELESS, np.inf):

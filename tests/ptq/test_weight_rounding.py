@@ -16,7 +16,7 @@ from quantkit.graph.qdq.write import write_qdq
 from quantkit.ptq.im2col import can_unfold, input_covariance
 from quantkit.ptq.reconstruction import reconstruct
 from quantkit.ptq.rounding_kernel import descend, round_block
-from quantkit.ptq.weight_rounding import noise, round_weights
+from quantkit.ptq.weight_rounding import DAMPING, noise, round_weights
 from quantkit.targets import ORT, TENSORRT, VACC
 
 
@@ -36,7 +36,7 @@ def test_round_weights_noise_is_at_most_that_of_nearest(seed, groups, rows, colu
     wanted = weight / step[:, :, None]
     assert found.dtype == np.int8
     assert np.abs(found.astype(int)).max() <= 127
-    assert (noise(wanted, found, covariance) <= noise(wanted, nearest, covariance) * (1 + 1e-9)).all()  # type: ignore[arg-type]
+    assert (noise(wanted, found.astype(float), covariance) <= noise(wanted, nearest, covariance) * (1 + 1e-9)).all()
 
 
 def test_round_weights_noise_is_near_best_of_all_roundings() -> None:
@@ -44,13 +44,30 @@ def test_round_weights_noise_is_near_best_of_all_roundings() -> None:
     weight, covariance = rng.normal(size=(1, 20, 7)), correlated(rng, 1, 7)
     step = np.full((1, 20), 0.3)
     wanted = weight / 0.3
-    found = noise(wanted, round_weights(weight, covariance, step, qmax=127), covariance)[0]  # type: ignore[arg-type]
+    found = noise(wanted, round_weights(weight, covariance, step, qmax=127).astype(float), covariance)[0]
     nearest = noise(wanted, np.rint(wanted), covariance)[0]
     best = np.full(20, np.inf)
     for up in itertools.product((-1.0, 0.0, 1.0, 2.0), repeat=7):
         best = np.minimum(best, noise(wanted, np.floor(wanted) + np.array(up), covariance)[0])
     assert best.sum() < 0.2 * nearest.sum()
     assert found.sum() < 1.5 * best.sum()
+
+
+def test_round_weights_no_single_step_lowers_noise() -> None:
+    """Noise with the damped covariance, as the descent sees it, is least in every single integer."""
+    rng = np.random.default_rng(4)
+    weight, covariance = rng.normal(size=(1, 20, 40)), correlated(rng, 1, 40)
+    error = round_weights(weight, covariance, np.full((1, 20), 0.3), qmax=127)[0] - weight[0] / 0.3
+    damped = covariance[0] + DAMPING * np.trace(covariance[0]) / 40 * np.eye(40)
+    assert (np.abs(error @ damped) <= 0.5 * np.diag(damped) * (1 + 1e-9)).all()
+
+
+def test_round_weights_any_block_size_gives_same_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    weight, covariance, step = rng.normal(size=(1, 20, 150)), correlated(rng, 1, 150), np.full((1, 20), 0.3)
+    whole = round_weights(weight, covariance, step, qmax=127)
+    monkeypatch.setattr("quantkit.ptq.weight_rounding.BLOCK", 1000)
+    np.testing.assert_array_equal(round_weights(weight, covariance, step, qmax=127), whole)
 
 
 def test_round_weights_independent_inputs_are_rounded_to_nearest() -> None:

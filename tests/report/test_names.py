@@ -70,9 +70,9 @@ def test_name_column_takes_available_width(width, whole):
     table.add_column("figure", no_wrap=True)
     for name in DENSE:
         table.add_row(Name(name, DENSE), "1234567890 1234567890")
-    console = Console(width=width, file=io.StringIO())
-    console.print(table)
-    lines = console.file.getvalue().splitlines()[1:]  # type: ignore[attr-defined]
+    written = io.StringIO()
+    Console(width=width, file=written).print(table)
+    lines = written.getvalue().splitlines()[1:]
     assert len(lines) == len(set(lines)) == len(DENSE), "one line each, none like another"
     assert all(line.rstrip().endswith("1234567890 1234567890") for line in lines)
     assert all((name in line) == whole for name, line in zip(DENSE, lines, strict=True))

@@ -55,9 +55,9 @@ def test_notes_image_causing_most_of_the_error_is_named(runaway, drift_images, s
 
 
 def printed(table):
-    console = Console(width=80, file=io.StringIO(), legacy_windows=False)
-    console.print(table)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    written = io.StringIO()
+    Console(width=80, file=written, legacy_windows=False).print(table)
+    return written.getvalue()
 
 
 @pytest.mark.parametrize("latency", [None, 123.456], ids=["untimed", "timed"])

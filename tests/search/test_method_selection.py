@@ -114,8 +114,8 @@ def _infinite(model):
 
 @pytest.mark.parametrize("corrected", [True, False])
 def test_select_method_figures_are_those_of_models(corrected: bool) -> None:
-    factors = {Percentile(): 1.0, Mse(): 1.6}
-    found = select(factors, count=8, corrected=corrected)  # type: ignore[arg-type]
+    factors: dict[Method, float] = {Percentile(): 1.0, Mse(): 1.6}
+    found = select(factors, count=8, corrected=corrected)
     reference, distances = scores_of(MODEL, IMAGES[:8], threads=1), {}
     for method, factor in factors.items():
         wanted, scores = reference, scores_of(write_qdq(MODEL, PLAN, scaled(factor)), IMAGES[:8], threads=1)

@@ -11,7 +11,7 @@ from quantkit.errors import ModelError, NumericError, UsageError
 from quantkit.evaluation.score_sqnr import score_sqnr_db
 from quantkit.graph.qdq.plan import PlanOptions, plan
 from quantkit.graph.qdq.write import write_qdq
-from quantkit.sensitivity.measure import LayerScorer, Quantization, layer_costs
+from quantkit.sensitivity.measure import LayerCost, LayerScorer, Quantization, layer_costs
 from quantkit.targets import ORT, TENSORRT, VACC
 
 TARGETS = [ORT, VACC, TENSORRT]
@@ -119,7 +119,8 @@ def test_measure_any_threads_give_same_bits(model, images) -> None:
 
 def test_measure_known_layers_are_not_measured_again(model, images) -> None:
     ranges = ranges_of(model, images)
-    told, seen = [], []  # type: ignore[var-annotated]
+    told: list[LayerCost] = []
+    seen: list[tuple[int, ...]] = []
     whole = costs_of(
         model, ORT, ranges, images, threads=1, found=told.append, progress=lambda *count: seen.append(count)
     )

@@ -85,6 +85,13 @@ def test_percentile_magnitude_is_value_of_its_rank(name: str, fraction: float) -
     assert magnitude_percentile(statistics_of(CASES[name]), fraction) == pytest.approx(exact, rel=BIN)
 
 
+def test_percentile_magnitude_of_evenly_spread_bin_is_exact() -> None:
+    within = (1.0 + (np.arange(64) + 0.5) / 64 * BIN).astype(np.float32)  # the bin from 1 to 1 + BIN
+    statistics = statistics_of(np.append(within, np.float32(2.0)))
+    for rank in (0, 17, 63):
+        assert magnitude_percentile(statistics, (rank + 0.5) / 65) == within[rank]
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("fraction", [0.9, 0.999, 0.99999])
 def test_percentile_two_sided_cuts_half_at_either_end(name: str, fraction: float) -> None:
@@ -251,6 +258,13 @@ def test_linear_bins_of_one_value_repeated_are_not_spread() -> None:
     assert np.count_nonzero(linear_magnitudes(statistics_of(x), 8000)) == 4
     narrow = rng.uniform(1.0, 1.0 + BIN / 2, 1000).astype(np.float32)
     assert np.count_nonzero(linear_magnitudes(statistics_of(narrow), 8000)) >= 7
+
+
+def test_linear_bins_of_repeated_extremes_are_the_outermost() -> None:
+    statistics = statistics_of(np.repeat(np.asarray([-0.7, 0.0, 0.7], np.float32), 100))
+    symmetric, magnitudes = linear_symmetric(statistics, 8001), linear_magnitudes(statistics, 8000)
+    assert [symmetric[0], symmetric[4000], symmetric[-1]] == [100, 100, 100]
+    assert [magnitudes[0], magnitudes[-1]] == [100, 200]
 
 
 def test_solve_all_keeps_order_of_tensors() -> None:

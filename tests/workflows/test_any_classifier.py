@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from models import write_images
+from models import tiny_model, write_images
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -448,14 +448,14 @@ def test_any_classifier_sizes_below_zero_and_question_marks_are_free(tmp_path: P
         }"""
     )
     rng = np.random.default_rng(3)
-    weights = {
+    weights: dict[str, np.ndarray] = {
         "w": rng.normal(size=(8, 3, 3, 3)).astype(np.float32),
         "head": rng.normal(size=(8, 4)).astype(np.float32),
         "zero": np.array([0], np.int64),
         "one": np.array([1], np.int64),
         "channels": np.array([8], np.int64),
     }
-    model.graph.initializer.extend(numpy_helper.from_array(content, name) for name, content in weights.items())  # type: ignore[arg-type]
+    model.graph.initializer.extend(numpy_helper.from_array(content, name) for name, content in weights.items())
     for value in (*model.graph.input, *model.graph.output):
         sizes = value.type.tensor_type.shape.dim
         sizes[0].dim_value = -1
@@ -476,3 +476,49 @@ def test_any_classifier_sizes_below_zero_and_question_marks_are_free(tmp_path: P
     (image,) = ort.InferenceSession(done.run / "int8.onnx").get_inputs()
     assert image.shape[1] == 3
     assert all(isinstance(image.shape[axis], str | None) for axis in (0, 2, 3))
+
+
+def test_any_classifier_with_one_score_is_quantized_and_not_evaluated(tmp_path: Path) -> None:
+    images, path = write_images(tmp_path / "images", per_class=10), tmp_path / "binary.onnx"
+    weights = {"w": np.full((8, 3, 3, 3), 0.1, np.float32), "v": np.full((1, 8), 0.2, np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"], pads=[1] * 4),
+        helper.make_node("GlobalAveragePool", ["c"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "v"], ["z"], transB=1),
+        helper.make_node("Sigmoid", ["z"], ["scores"]),
+    ]
+    values = [
+        helper.make_tensor_value_info("image", FLOAT, ["N", 3, 8, 8]),
+        helper.make_tensor_value_info("scores", FLOAT, ["N", 1]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", values[:1], values[1:], [numpy_helper.from_array(v, n) for n, v in weights.items()]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    warnings = [one.what for one in quantkit.inspect(path).problems]
+    assert any("one score for each image" in one for one in warnings)
+    plain = Pipeline(ops=(Decode(), ToTensor()))
+    done = calibrate(path, quantkit.build_calibration_set(images, count=20), plain, run=tmp_path / "run")
+    assert done.coverage.int8_layers == 2
+    for job in (
+        lambda: evaluate("fp32", run=tmp_path / "run", images=images),
+        lambda: compare(["fp32", "int8"], run=tmp_path / "run", images=images),
+    ):
+        with pytest.raises(ModelError, match=r"one score for each image, and accuracy needs one for each class"):
+            job()
+
+
+@pytest.mark.parametrize("method", ["auto", "kl"])
+def test_any_classifier_with_external_weights_gives_the_model_of_its_twin(method: str, tmp_path: Path) -> None:
+    quantkit.build_calibration_set(write_images(tmp_path / "images", per_class=12), count=40).save(tmp_path / "set.csv")
+    model, plain = onnx.load(tiny_model(tmp_path / "tiny.onnx")), Pipeline(ops=(Decode(), ToTensor()))
+    place = tmp_path / "outside"
+    place.mkdir()
+    onnx.save(model, place / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
+    for path, run in ((tmp_path / "tiny.onnx", "inline"), (place / "net.onnx", "external")):
+        calibrate(path, tmp_path / "set.csv", plain, run=tmp_path / run, method=method)
+        tune(tmp_path / run, TuneOptions(goal=Goal(max_drop=50.0)), images=tmp_path / "images", limit=16)
+        sensitivity(tmp_path / run, count=8)
+    for name in ("int8.onnx", "int8-tuned.onnx"):
+        assert (tmp_path / "inline" / name).read_bytes() == (tmp_path / "external" / name).read_bytes()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from models import tiny_model, write_images
+from models import copied_run, tiny_model, write_images
 from progress_log import ProgressLog
 
 from quantkit.config.method import Auto, Kl, Method, MinMax, Mse, Percentile, recorded_method
@@ -22,13 +22,14 @@ from quantkit.search import method_selection
 from quantkit.search.method_selection import CANDIDATES, MethodSelection
 from quantkit.stats.solve import solve_all
 from quantkit.targets import ORT, VACC
+from quantkit.vendors.vacc.write import VamcOptions
 from quantkit.workflows import auto_method
+from quantkit.workflows.auto_method import images_read_again
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.quantize import quantize
 from quantkit.workflows.quantize_task import QuantizeOptions, QuantizeTask
 from quantkit.workflows.quantized_files import method_of_run
 from quantkit.workflows.vacc.backend import VaccBackend
-from quantkit.workflows.vacc.build_file import VamcOptions
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 COMPARING = ("comparing methods", "models")
@@ -45,10 +46,18 @@ def model(tmp_path: Path) -> Path:
     return tiny_model(tmp_path / "tiny.onnx")
 
 
+@pytest.fixture(scope="module")
+def calibrated_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with model, images, calibration set and run."""
+    folder = tmp_path_factory.mktemp("auto")
+    build_calibration_set(write_images(folder / "images", per_class=10), count=40).save(folder / "set.csv")
+    calibrate(tiny_model(folder / "tiny.onnx"), folder / "set.csv", PIPELINE, run=folder / "run")
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path: Path, model: Path, chosen: CalibrationSet) -> Path:
-    calibrate(model, tmp_path / "set.csv", PIPELINE, run=tmp_path / "run")
-    return tmp_path / "run"
+def run(calibrated_folder: Path, tmp_path: Path) -> Path:
+    return copied_run(calibrated_folder, tmp_path)
 
 
 def without_images(run: Path) -> None:
@@ -174,13 +183,16 @@ def test_auto_compares_on_images_that_no_correction_is_fitted_on(
     inputs = [image.tobytes() for image in model_inputs(prepared.model, images.items, PIPELINE, 1)]
     places = [inputs.index(image.tobytes()) for image in compared_on]
     assert len(places) >= 8
+    again = images_read_again(images.items, Auto(), corrected=False)
+    assert {images.items[place] for place in places} <= set(again)
     fitted = [place for place in range(min(IMAGES, len(inputs))) if place % HELD_BACK]
     assert not set(places) & set(fitted)
     assert overlap == any(place < IMAGES for place in places)
 
 
 def test_auto_choice_is_start_of_tuning_and_sensitivity(run: Path) -> None:
-    quantize(run, method=Kl(definition="relay"), out=run / "int8.onnx")
+    parent, method = run.parent, Kl(definition="relay")
+    calibrate(parent / "tiny.onnx", parent / "set.csv", PIPELINE, run=run, method=method)
     assert method_of_run(RunFolder(run).read(), ORT) == Kl(definition="relay")
     assert method_of_run(RunFolder(run).read(), VACC) == Kl(definition="relay")
 

@@ -298,12 +298,21 @@ def listening(of: set[int]) -> list[str]:
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 def test_cluster_interrupted_command_leaves_no_process(folder: Path, tmp_path: Path) -> None:
-    images = write_images(tmp_path / "images", per_class=2000)
-    command = [sys.executable, "-m", "quantkit", "--verbose", "eval", folder / "model.onnx", "--images", images]
-    command += ["--preset", preset(tmp_path), "--cluster", "local:1", "--threads", "1"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    images = write_images(tmp_path / "images", per_class=1)
+    for file in sorted(images.rglob("*.png")):
+        for number in range(2000):
+            os.link(file, file.with_stem(f"again{number}"))
+    command = [sys.executable, "-m", "quantkit", "--verbose", "eval", str(folder / "model.onnx")]
+    command += ["--images", str(images), "--preset", str(preset(tmp_path)), "--cluster", "local:1", "--threads", "1"]
     # Where the tests run in the background, a shell lets them ignore the signal.
-    process = subprocess.Popen(command, text=True, cwd=tmp_path, preexec_fn=heed_interrupts, **pipes)  # type: ignore[call-overload]
+    process = subprocess.Popen(
+        command,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=heed_interrupts,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stderr is not None
     lines: list[str] = []
 

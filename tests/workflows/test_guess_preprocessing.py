@@ -47,6 +47,8 @@ def test_guess_finds_scaling_and_order_together(tmp_path: Path) -> None:
     assert guess.overall is not None
     assert guess.overall.value > 80.0
     assert "colours in the order BGR" in guess.verdict
+    corrected = max(one.p for one in guess.tried if one.chosen)
+    assert f"p = {corrected:.2g}, corrected for all alternatives" in guess.verdict
     assert guess.evidence == "labels"
 
 
@@ -197,8 +199,9 @@ def test_check_of_real_networks_on_labelled_photographs(
 def test_guess_without_labels_is_not_misled_by_confidence(shared_assets: Path) -> None:
     # Without the division by 255 SqueezeNet is far more confident than when fed as in training.
     photographs = random_sample(find_labelled_images(shared_assets / "imagenet_samples"), 40)
-    model, ask = shared_assets / "squeezenet1_1.onnx", {"images": photographs, "unlabelled": True, "limit": 40}
-    guess = guess_preprocessing(model, pipeline=IMAGENET_START, **ask)  # type: ignore[arg-type]
+    guess = guess_preprocessing(
+        shared_assets / "squeezenet1_1.onnx", pipeline=IMAGENET_START, images=photographs, unlabelled=True, limit=40
+    )
     assert not guess.found_better, guess.verdict
 
 
@@ -213,7 +216,12 @@ def test_guess_of_a_network_of_small_images_keeps_its_preset(shared_assets: Path
     guess = guess_preprocessing(shared_assets / "cifar_resnet20.onnx", images=folder, limit=100)
     assert guess.start == PRESETS["cifar10"]
     assert not guess.found_better, guess.verdict
-    assert {one.dimension for one in guess.tried} == {"scaling", "channel order", "resize and crop", "interpolation"}
+    assert {one.alternative.dimension for one in guess.tried} == {
+        "scaling",
+        "channel order",
+        "resize and crop",
+        "interpolation",
+    }
 
 
 def test_guess_of_a_grey_network_tries_no_channel_order(tmp_path: Path) -> None:
@@ -221,7 +229,7 @@ def test_guess_of_a_grey_network_tries_no_channel_order(tmp_path: Path) -> None:
     start = Pipeline(ops=(Decode(mode="L"), Resize(size=(8, 8)), ToTensor(divisor=1.0)))
     guess = guess_preprocessing(Path(quantkit.__file__).parent / "demo" / MODEL, images=images, pipeline=start)
     assert guess.best == PRESETS["digits"]
-    assert "channel order" not in {one.dimension for one in guess.tried}
+    assert "channel order" not in {one.alternative.dimension for one in guess.tried}
 
 
 def test_guess_of_a_model_of_two_classes(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from quantkit.engine.prefix_sharing import PrefixSharedRuns
 from quantkit.errors import CalibrationSetError, LabelError, UsageError
 from quantkit.targets import ORT, VACC
 from quantkit.workflows import sensitivity as step
-from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.project import run_of_subject
 from quantkit.workflows.quantize import quantize
@@ -34,11 +33,8 @@ PLAIN = QuantizeOptions(bias_correction=False)
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    images = write_images(tmp_path / "images", per_class=8)
-    build_calibration_set(images, count=16).save(tmp_path / "set.csv")
-    calibrate(tiny_model(tmp_path / "tiny.onnx"), tmp_path / "set.csv", PIPELINE, run=tmp_path / "run")
-    return tmp_path / "run"
+def run(tiny_run: Path) -> Path:
+    return tiny_run
 
 
 @pytest.fixture
@@ -61,7 +57,8 @@ def scores_of_file(path: Path, images: Sequence[ImageItem]) -> np.ndarray:
 
 
 def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
-    return 10 * np.log10(np.square(reference).sum() / np.square(reference - other).sum())
+    ratios = np.square(reference).sum(axis=1) / np.square(reference - other).sum(axis=1)
+    return float(10 * np.log10(ratios).mean())
 
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=lambda target: target.name)
@@ -226,7 +223,7 @@ def test_sensitivity_impossible_request_is_refused_before_work(run: Path, tmp_pa
     with pytest.raises(UsageError, match="this is not a run folder; run quantkit calibrate first"):
         sensitivity(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
-    with pytest.raises(UsageError, match="--images: labelled images need --by accuracy; add --by accuracy"):
+    with pytest.raises(UsageError, match=r"^images: labelled images need the order by accuracy; add --by accuracy"):
         sensitivity(run, images=run.parent / "images")
     with pytest.raises(UsageError, match="0 images are too few"):
         sensitivity(run, count=0)

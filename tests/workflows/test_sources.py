@@ -17,7 +17,7 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import find_labelled_images
 from quantkit.data.item import content_digest
 from quantkit.data.preprocess import preprocess
-from quantkit.data.sources.member import MemberItem
+from quantkit.data.sources.archive import MemberItem
 from quantkit.errors import CalibrationSetError, ConfigError, ImageError, NumericError, UsageError
 from quantkit.runs.folder import RunFolder
 from quantkit.search.budget import FloatBudget

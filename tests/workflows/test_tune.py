@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from models import uneven_model, write_images
+from models import copied_run, uneven_model, write_images
 from progress_log import ProgressLog
 
 from quantkit.config.choices import Stage
@@ -46,13 +46,20 @@ PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 EVERYTHING = TuneOptions(goal=Goal(max_drop=0, min_agreement=100), budget=FloatBudget(macs=60))
 
 
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with model, images, calibration set and run."""
+    folder = tmp_path_factory.mktemp("tune")
+    images = write_images(folder / "images", per_class=14)
+    build_calibration_set(images, count=20).save(folder / "set.csv")
+    model = uneven_model(folder / "tiny.onnx")
+    calibrate(model, folder / "set.csv", PIPELINE, run=folder / "run", method=Percentile(fraction=0.999))
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    images = write_images(tmp_path / "images", per_class=14)
-    build_calibration_set(images, count=20).save(tmp_path / "set.csv")
-    model = uneven_model(tmp_path / "tiny.onnx")
-    calibrate(model, tmp_path / "set.csv", PIPELINE, run=tmp_path / "run", method=Percentile(fraction=0.999))
-    return tmp_path / "run"
+def run(calibrated: Path, tmp_path: Path) -> Path:
+    return copied_run(calibrated, tmp_path)
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import numpy as np
 from quantkit.data.classes import leading_wnid
 from quantkit.data.images import IMAGE_SUFFIXES
 from quantkit.data.source import ImageSource, Location
-from quantkit.data.sources.blob import Blob
+from quantkit.data.sources.blob import Blob, BlobItem
 from quantkit.data.sources.faults import Faults
-from quantkit.data.sources.member import Member, MemberItem, read_member
+from quantkit.data.sources.member import Member
 from quantkit.data.sources.tar import is_compressed, tar_index
-from quantkit.data.sources.zip import zip_index
+from quantkit.data.sources.zip import zip_content, zip_index
 from quantkit.errors import CalibrationSetError, ImageError, LabelError
 
 CLASS_SUFFIX = ".cls"
@@ -65,6 +65,50 @@ def archive_source(root: Location, blobs: Sequence[Blob], faults: Faults) -> Ima
     return ImageSource(
         root, items, np.array(numbers, np.int64), source=f"{CLASS_SUFFIX} members", warnings=faults.warnings()
     )
+
+
+class MemberItem(BlobItem):
+    """An image in an archive.
+
+    Args:
+        blob: the archive.
+        member: the member.
+        id: name in the source.
+    """
+
+    __slots__ = ("member",)
+
+    def __init__(self, blob: Blob, member: Member, id: str) -> None:
+        super().__init__(blob, id, member.size)
+        self.member = member
+
+    @property
+    def where(self) -> object:
+        """Archive and member."""
+        return f"{self.blob.name}: {self.member.name}"
+
+    def read(self) -> bytes:
+        """Return the content of the member."""
+        return _content(self.blob, self.member)
+
+    @property
+    def place(self) -> tuple[int, ...]:
+        """Size and offset of the member."""
+        return self.member.size, self.member.offset
+
+
+def _content(blob: Blob, member: Member) -> bytes:
+    """Return the content of a member.
+
+    Raises:
+        ImageError: the archive cannot be read, or the content does not match the index.
+    """
+    if member.content is not None:
+        return member.content
+    try:
+        return zip_content(blob, member) if member.zipped else blob.read_at(member.offset, member.size)
+    except ImageError as error:
+        raise ImageError(error.what, where=f"{blob.name}: {member.name}", fix=error.fix) from error
 
 
 def _with_classes(
@@ -199,7 +243,7 @@ def _class_index(blob: Blob, member: Member) -> int:
     if member.size > _CLASS_BYTES:
         raise LabelError(f"the member is not a class index ({member.size} bytes)", where=where)
     try:
-        text = read_member(blob, member).decode("ascii", "replace").strip()
+        text = _content(blob, member).decode("ascii", "replace").strip()
     except ImageError as error:
         raise LabelError(error.what, where=where, fix=error.fix) from error
     if not re.fullmatch(r"[0-9]{1,9}", text):

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any
 
 from quantkit.data.item import DIGESTS, ImageItem
-from quantkit.errors import CalibrationSetError, ImageError
+from quantkit.errors import CalibrationSetError, ImageError, one_line
 from quantkit.files import reason
 
 # Attempts of one remote read, and the pause after the first failure, which doubles each time.
@@ -275,9 +275,3 @@ class BlobFile(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
-
-
-def one_line(error: BaseException) -> str:
-    """Return the text of an error on one line, or its class if it has none."""
-    text = " ".join(str(error).split())[:300]
-    return text or type(error).__name__

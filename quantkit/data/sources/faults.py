@@ -1,8 +1,7 @@
 """Faults of a source: raised, or collected while the rest is used."""
 
-from quantkit.errors import CalibrationSetError, QuantkitError
+from quantkit.errors import CalibrationSetError, QuantkitError, first_of
 
-_SHOWN = 3
 SKIP = "or use the rest with --skip-damaged"
 
 
@@ -43,6 +42,5 @@ class Faults:
         """Return what was left out in one sentence; empty if nothing was."""
         if not self.found:
             return ()
-        shown = "; ".join(f"{error.where}: {error.what}" for error in self.found[:_SHOWN])
-        more = "; ..." if len(self.found) > _SHOWN else ""
-        return (f"left out {len(self.found)} damaged parts of the source: {shown}{more}",)
+        shown = first_of([f"{error.where}: {error.what}" for error in self.found], 3, "; ")
+        return (f"left out {len(self.found)} damaged parts of the source: {shown}",)

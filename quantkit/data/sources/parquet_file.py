@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.data.images import MAX_FILE_BYTES
-from quantkit.data.sources.blob import Blob, BlobFile, LocalBlob, one_line
-from quantkit.errors import CalibrationSetError, ImageError, LabelError, QuantkitError, UsageError
+from quantkit.data.sources.blob import Blob, BlobFile, LocalBlob
+from quantkit.errors import CalibrationSetError, ImageError, LabelError, QuantkitError, UsageError, one_line
 
 # Maximum size of a row group, which is read completely into memory.
 MAX_ROW_GROUP_BYTES = 1 << 30

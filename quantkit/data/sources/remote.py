@@ -7,9 +7,9 @@ from typing import Any
 
 from quantkit.data.images import IMAGE_SUFFIXES
 from quantkit.data.source import ImageSource
-from quantkit.data.sources.blob import Blob, BlobItem, RemoteBlob, one_line
+from quantkit.data.sources.blob import Blob, BlobItem, RemoteBlob
 from quantkit.data.sources.folder import no_images
-from quantkit.errors import CalibrationSetError, UsageError
+from quantkit.errors import CalibrationSetError, UsageError, one_line
 
 # Supported storage; protocols that chain, unpack or execute are excluded, because calibration sets may contain URLs.
 PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "http", "https", "az", "abfs", "abfss", "adl", "hf", "memory"})

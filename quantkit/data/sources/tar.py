@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from quantkit.data.sources.blob import Blob, BlobFile, one_line
+from quantkit.data.sources.blob import Blob, BlobFile
 from quantkit.data.sources.faults import Faults
 from quantkit.data.sources.member import Member, size_fault
-from quantkit.errors import CalibrationSetError, ImageError
+from quantkit.errors import CalibrationSetError, ImageError, one_line
 
 BLOCK = tarfile.BLOCKSIZE
 # Maximum bytes of images of a compressed tar in memory.
@@ -132,7 +132,7 @@ def _members(blob: Blob, opener: Callable[[Any], Any] | None, wanted: Callable[[
             last = info.name
             if not (info.isreg() or info.type in _KINDS) or not wanted(info.name):
                 continue
-            member = Member(info.name, info.size, info.offset_data, info.size, fault=_fault(info))
+            member = Member(info.name, info.size, info.offset_data, _fault(info))
             if not member.fault and opener is not None:
                 kept += info.size
                 if kept > MAX_IN_MEMORY:

@@ -8,10 +8,11 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from quantkit.data.parallel import available_cpus
 from quantkit.engine.cluster.address import OPTION, ClusterAddress
 from quantkit.engine.cluster.worker import Worker
 from quantkit.engine.device import AUTO, Device
-from quantkit.engine.session import default_threads, first_line
+from quantkit.engine.session import first_line
 from quantkit.errors import ClusterError, UsageError
 
 # Threads of a worker on a cluster: they share a model's weights, and more of them would wait for the interpreter.
@@ -104,7 +105,7 @@ class RaySession:
                 raise ClusterError(
                     "this process is connected to a Ray already", where=self.name, fix="use it with the cluster auto"
                 )
-            self.threads = self.threads or max(1, default_threads() // self.workers)
+            self.threads = self.threads or max(1, available_cpus() // self.workers)
             with _own_ray():
                 self._init(
                     address="local",

@@ -1,4 +1,9 @@
-"""Rewrites arithmetic operators to those with integer kernels."""
+"""Rewrites arithmetic operators to those with integer kernels.
+
+GELU is ``0.5 x (1 + erf(x / sqrt 2))`` (Hendrycks and Gimpel 2016, arXiv:1606.08415). Exporters multiply the three
+factors in any order; onnxruntime fuses ``(x * (1 + erf(...))) * 0.5``. Halving is exact in floating point, so all
+orders are bit-identical.
+"""
 
 import numpy as np
 import onnx_ir as ir
@@ -11,15 +16,17 @@ from quantkit.graph.analysis.values import (
     operand,
     rank,
     required,
+    sole_consumer,
     unused_name,
 )
-from quantkit.graph.passes.node_pass import NodePass
+from quantkit.graph.passes.node_pass import each_node
 
 # Between this number and its reciprocal, the reciprocal is a normal float32.
 _LEAST_DIVISOR = 2.0**-126
 
 
-class PlainArithmeticPass(NodePass):
+@each_node("Sub", "Div", "Max", "Min", "HardSwish")
+def plain_arithmetic(graph: ir.Graph, node: ir.Node) -> bool:
     """Replace subtraction and division by a constant with a sum or product, and HardSwish with its definition.
 
     ``x - c`` becomes ``x + (-c)``, ``x / c`` becomes ``x * (1 / c)``, ``HardSwish(x)`` becomes
@@ -28,14 +35,13 @@ class PlainArithmeticPass(NodePass):
     Not changed: a constant on the left of ``-`` or ``/``, integers, divisors without a float32 reciprocal (zero,
     denormals), and the division inside a GELU, which onnxruntime fuses in the form that exporters write.
     """
-
-    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Rewrite an arithmetic operator."""
-        if is_op(node, "Sub", "Div"):
+    match node.op_type:
+        case "Sub" | "Div":
             return _to_sum_or_product(graph, node)
-        if is_op(node, "Max", "Min"):
+        case "HardSwish":
+            return _split_hard_swish(graph, node)
+        case _:
             return _to_clip(graph, node)
-        return is_op(node, "HardSwish") and _split_hard_swish(graph, node)
 
 
 def _to_sum_or_product(graph: ir.Graph, node: ir.Node) -> bool:
@@ -92,3 +98,50 @@ def _split_hard_swish(graph: ir.Graph, node: ir.Node) -> bool:
     node.resize_inputs(2)
     node.replace_input_with(1, gate.outputs[0])
     return True
+
+
+@each_node("Mul")
+def order_gelu(graph: ir.Graph, outer: ir.Node) -> bool:
+    """Multiply the factors of each GELU in the order that onnxruntime fuses.
+
+    Not changed: products of other factors (a number other than 0.5, ``erf`` of another value than ``x``), inner
+    products with other consumers, and products that already have this order.
+    """
+    for place, value in enumerate(outer.inputs):
+        inner = None if value is None else value.producer()
+        if inner is None or value is None or not is_op(inner, "Mul") or sole_consumer(value) is not outer:
+            continue
+        factors = [factor for factor in (*inner.inputs, outer.inputs[1 - place]) if factor is not None]
+        half = next((factor for factor in factors if _is_number(factor, 0.5)), None)
+        others = [factor for factor in factors if factor is not half]
+        if half is None or half is outer.inputs[1 - place] or len(others) != 2:
+            continue
+        if _is_one_plus_erf_of(others[0], others[1]) or _is_one_plus_erf_of(others[1], others[0]):
+            for index in (0, 1):
+                inner.replace_input_with(index, others[index])
+            outer.replace_input_with(place, value)
+            outer.replace_input_with(1 - place, half)
+            graph.remove(inner)
+            graph.insert_before(outer, inner)
+            value.name = unused_name(graph, f"{outer.outputs[0].name}.twice")
+            return True
+    return False
+
+
+def _is_one_plus_erf_of(value: ir.Value, source: ir.Value) -> bool:
+    total = value.producer()
+    if total is None or not is_op(total, "Add"):
+        return False
+    one = any(operand is not None and _is_number(operand, 1.0) for operand in total.inputs)
+    error = next((operand.producer() for operand in total.inputs if operand is not None and operand.producer()), None)
+    if not one or error is None or not is_op(error, "Erf") or error.inputs[0] is None:
+        return False
+    scaled = error.inputs[0].producer()
+    return scaled is not None and is_op(scaled, "Div", "Mul") and source in scaled.inputs
+
+
+def _is_number(value: ir.Value, number: float) -> bool:
+    if value.shape is not None and len(value.shape) > 1:
+        return False
+    content = array(value)
+    return content is not None and content.size == 1 and float(content.reshape(-1)[0]) == number

@@ -24,6 +24,7 @@ from quantkit.graph.analysis.values import (
     required,
     unused_name,
 )
+from quantkit.graph.passes.types import infer_types
 
 DOMAIN = "com.microsoft"
 # The first opset with Gelu.
@@ -31,32 +32,21 @@ _GELU_OPSET = 20
 _ELEMENT = {ir.DataType.FLOAT: np.float32, ir.DataType.DOUBLE: np.float64, ir.DataType.FLOAT16: np.float16}
 
 
-class PlainContribPass(ir.passes.InPlacePass):
+def plain_contrib(model: ir.Model) -> None:
     """Replace FusedConv, FusedGemm, FusedMatMul, the GELUs, SkipLayerNormalization and Attention by ONNX operators.
 
     Not changed: operands of unknown rank if the order of axes matters, attention with a mask, a past or other options,
     nodes with further outputs in use (except the sum of a SkipLayerNormalization), and all other operators of the
     domain.
-
-    Args:
-        infer: pass to run if a node was replaced.
     """
-
-    def __init__(self, infer: ir.passes.PassBase) -> None:
-        super().__init__()
-        self._infer = infer
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Replace the operators of the main graph."""
-        modified = False
-        opset = model.opset_imports.get("", 1)
-        for node in list(model.graph):
-            rewrite = _REWRITES.get(node.op_type) if node.domain == DOMAIN else None
-            if rewrite is not None:
-                modified |= rewrite(_Writer(model.graph, node, opset))
-        if modified:
-            self._infer(model)
-        return ir.passes.PassResult(model, modified)
+    modified = False
+    opset = model.opset_imports.get("", 1)
+    for node in list(model.graph):
+        rewrite = _REWRITES.get(node.op_type) if node.domain == DOMAIN else None
+        if rewrite is not None:
+            modified |= rewrite(_Writer(model.graph, node, opset))
+    if modified:
+        infer_types(model)
 
 
 class _Writer:

@@ -3,6 +3,10 @@
 A batch norm at inference is affine in each channel: ``y = a x + b`` with ``a = gamma / sqrt(var + eps)`` and
 ``b = beta - a mean`` (Ioffe and Szegedy 2015, arXiv:1502.03167; the ONNX operator BatchNormalization). After a layer
 ``x = W z + c`` the result is ``y = (a W) z + (a c + b)``: the same layer with other weights.
+
+A batch norm without a preceding layer (after a residual sum or a concatenation: iResNet, DenseNet, ResNet v2) is a
+depthwise 1 x 1 convolution with weight ``a`` and bias ``b``. A single weight per channel is exact in int8 (it is the
+channel's largest), and a ReLU after it fuses as after any convolution.
 """
 
 from dataclasses import dataclass
@@ -13,7 +17,10 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import (
+    ORIGIN,
+    add_constant,
     array,
+    dims,
     is_op,
     node_name,
     operand,
@@ -24,7 +31,7 @@ from quantkit.graph.analysis.values import (
     sole_consumer,
     take_over,
 )
-from quantkit.graph.passes.node_pass import NodePass
+from quantkit.graph.passes.node_pass import each_node
 from quantkit.types import Float64Array
 
 
@@ -43,23 +50,21 @@ class Affine:
     shift: Float64Array
 
 
-class FoldAffinePass(NodePass):
+@each_node("BatchNormalization", "Mul", "Add")
+def fold_affine(graph: ir.Graph, node: ir.Node) -> bool:
     """Fold BatchNormalization and Mul, Add by a per-channel constant into a Conv, ConvTranspose or Gemm.
 
     Not changed: nodes after a layer with other consumers, a graph output or computed weights; nodes that do not follow
     a layer; constants that vary within a channel; and types other than float32.
     """
-
-    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Fold a node into the layer before it; a chain of nodes is folded in one walk."""
-        affine = affine_of(node)
-        layer = None if affine is None else affine.source.producer()
-        if affine is None or layer is None or sole_consumer(affine.source) is not node:
-            return False
-        if not (_foldable(layer) and _fold(graph, layer, affine)):
-            return False
-        take_over(graph, affine.source, node)
-        return True
+    affine = affine_of(node)
+    layer = None if affine is None else affine.source.producer()
+    if affine is None or layer is None or sole_consumer(affine.source) is not node:
+        return False
+    if not (_foldable(layer) and _fold(graph, layer, affine)):
+        return False
+    take_over(graph, affine.source, node)
+    return True
 
 
 def affine_of(node: ir.Node) -> Affine | None:
@@ -76,7 +81,8 @@ def affine_of(node: ir.Node) -> Affine | None:
         return None
     left, right = required(node, 0), required(node, 1)
     source, constant = (left, array(right)) if array(left) is None else (right, array(left))
-    vector = None if constant is None else _per_channel(constant, source)
+    channels = (dims(source) or ())[1:2]
+    vector = None if constant is None else along_axis(constant, 1, rank(source) or 0, channels[0] if channels else None)
     if vector is None:
         return None
     if node.op_type == "Mul":
@@ -102,20 +108,22 @@ def _batch_norm(node: ir.Node) -> Affine | None:
     return Affine(required(node, 0), scale, beta - scale * mean)
 
 
-def _per_channel(constant: npt.NDArray[np.generic], source: ir.Value) -> Float64Array | None:
-    """Return a broadcast constant as one number per channel of axis 1, or one for all; None if it is neither."""
-    if constant.dtype != np.float32:
+def along_axis(constant: npt.NDArray[np.generic], axis: int, dimensions: int, size: int | None) -> Float64Array | None:
+    """Return a broadcast constant as one number per position of an axis, or one for all; None if it is neither.
+
+    Args:
+        constant: the constant.
+        axis: the axis.
+        dimensions: number of axes of the other operand, 0 if unknown.
+        size: size of the axis, None if unknown.
+    """
+    if constant.dtype != np.float32 or constant.ndim > dimensions:
         return None
-    if constant.size == 1 and constant.ndim <= (rank(source) or 0):
-        return constant.astype(np.float64).reshape(1)
-    dimensions = rank(source)
-    if dimensions is None or dimensions < 2 or constant.ndim > dimensions:
-        return None
-    full = (1,) * (dimensions - constant.ndim) + constant.shape
-    if full[0] != 1 or any(size != 1 for size in full[2:]):
-        return None
-    channels = None if source.shape is None else source.shape[1]
-    return constant.astype(np.float64).reshape(-1) if channels in (full[1], None) else None
+    if constant.size != 1:
+        full = (1,) * (dimensions - constant.ndim) + constant.shape
+        if axis >= dimensions or constant.size != full[axis] or size not in (full[axis], None):
+            return None
+    return constant.astype(np.float64).reshape(-1)
 
 
 def _foldable(layer: ir.Node) -> bool:
@@ -166,3 +174,35 @@ def _scale_outputs(layer: ir.Node, weight: Float64Array, scale: Float64Array) ->
     if is_op(layer, "Gemm") and not layer.attributes.get_int("transB", 0):
         return weight * scale
     return weight * scale.reshape(-1, *([1] * (weight.ndim - 1)))
+
+
+@each_node("BatchNormalization")
+def batch_norm_to_conv(graph: ir.Graph, node: ir.Node) -> bool:
+    """Replace each remaining BatchNormalization over [N, C, ...] by a depthwise Conv.
+
+    The new node keeps the name and output of the old one, and has the metadata `ORIGIN`.
+    Not changed: inputs of unknown rank or rank below 3, and statistics that are not constant.
+    """
+    affine = affine_of(node) if (rank(node.inputs[0]) or 0) >= 3 else None
+    if affine is None:
+        return False
+    spatial = (rank(affine.source) or 0) - 2
+    channels = affine.scale.size
+    weight = affine.scale.astype(np.float32).reshape(channels, 1, *([1] * spatial))
+    name = node_name(node)
+    node.resize_inputs(1)
+    node.resize_outputs(1)
+    inputs = [
+        affine.source,
+        add_constant(graph, f"{name}.weight", weight),
+        add_constant(graph, f"{name}.bias", affine.shift.astype(np.float32)),
+    ]
+    node.resize_inputs(3)
+    for index, value in enumerate(inputs):
+        node.replace_input_with(index, value)
+    node.op_type = "Conv"
+    node.attributes.clear()
+    node.attributes.add(ir.AttrInt64("group", channels))
+    node.attributes.add(ir.AttrInt64s("kernel_shape", [1] * spatial))
+    node.metadata_props[ORIGIN] = "BatchNormalization"
+    return True

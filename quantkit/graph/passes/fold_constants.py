@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.ops import LAYERS
 from quantkit.graph.analysis.values import array, is_constant, is_op, node_name, release, replace_by_constant
+from quantkit.graph.open_unoptimized import open_unoptimized
 
 # Results above this size with more elements than the operands (Tile, Expand) are not folded, because the model would
 # grow. Results with as many elements as the operands, such as weights stored in another type, are folded at any size.
@@ -19,19 +19,16 @@ _RANDOM = frozenset(
 )
 
 
-class FoldConstantsPass(ir.passes.InPlacePass):
+def fold_constants(model: ir.Model) -> bool:
     """Replace each node with only constant inputs by its result, computed by onnxruntime, which also runs the model.
 
     Weights stored in another element type and cast, scaled or dequantized in the graph become plain constants.
     Not changed: random numbers, control flow, other domains, graph outputs, strings and sequences, and large results
     with more elements than the operands, unless they are the weights of a layer.
     """
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Fold the main graph in topological order, so that chains are folded in one walk."""
-        opset = model.opset_imports.get("", 1)
-        folded = [node for node in list(model.graph) if _foldable(node) and _fold(model.graph, node, opset)]
-        return ir.passes.PassResult(model, bool(folded))
+    opset = model.opset_imports.get("", 1)
+    folded = [node for node in list(model.graph) if _foldable(node) and _fold(model.graph, node, opset)]
+    return bool(folded)
 
 
 def _foldable(node: ir.Node) -> bool:
@@ -104,10 +101,7 @@ def _single(node: ir.Node, operands: dict[str, np.ndarray | None], opset: int) -
 
 def _run(single: onnx.ModelProto, operands: dict[str, np.ndarray | None]) -> object:
     """Run one node in onnxruntime; None if it fails."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
     try:
-        session = ort.InferenceSession(single.SerializeToString(), options, ["CPUExecutionProvider"])
-        return session.run(None, operands)
+        return open_unoptimized(single).run(None, operands)
     except Exception:  # the exception classes of onnxruntime derive directly from Exception
         return None

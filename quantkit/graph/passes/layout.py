@@ -22,6 +22,7 @@ from quantkit.graph.analysis.values import (
     required,
     unused_name,
 )
+from quantkit.graph.passes.types import infer_types
 
 _UNARY = (
     *("Abs", "Cast", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity"),
@@ -48,29 +49,17 @@ _DEFAULT_AXIS = {"Split": 0}
 Order = tuple[int, ...]
 
 
-class MoveTransposesPass(ir.passes.InPlacePass):
+def move_transposes(model: ir.Model) -> None:
     """Move each Transpose down through element-wise operators, concatenations, splits, pads and reductions.
 
     Not changed: the graph, if the number of transposes would not decrease; other operators; operands of another order
     or unknown rank; computed axes, pads and limits.
-
-    Args:
-        infer: pass to run if a node was moved.
     """
-
-    def __init__(self, infer: ir.passes.PassBase) -> None:
-        super().__init__()
-        self._infer = infer
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Move the transpositions of the main graph."""
-        before = _count(model.graph)
-        trial = model.clone().graph if before > 1 else None
-        if trial is None or not _Mover(trial).move() or _count(trial) >= before:
-            return ir.passes.PassResult(model, False)
+    before = _count(model.graph)
+    trial = model.clone().graph if before > 1 else None
+    if trial is not None and _Mover(trial).move() and _count(trial) < before:
         _Mover(model.graph).move()
-        self._infer(model)
-        return ir.passes.PassResult(model, True)
+        infer_types(model)
 
 
 def _count(graph: ir.Graph) -> int:

@@ -1,8 +1,9 @@
-"""Rewrites linear layers over the last axis as Gemm.
+"""Rewrites linear layers over the last axis as Gemm, and Gemm to the form with an integer kernel.
 
 Transformers apply ``x W + b`` to tensors of any rank; exporters write MatMul and Add. Only onnxruntime's integer kernel
 of Gemm supports an int32 bias, and MatMul followed by a float Add would be fused into a float Gemm. A Gemm between two
-Reshapes computes the same product over all rows.
+Reshapes computes the same product over all rows. Integer kernels support ``x W + bias`` without scaling or transposed
+input.
 """
 
 from dataclasses import dataclass, field
@@ -19,43 +20,31 @@ from quantkit.graph.analysis.values import (
     is_op,
     node_name,
     operand,
+    output_channels,
     rank,
     required,
+    set_constant,
     sole_consumer,
     take_over,
     unused_name,
 )
-from quantkit.graph.passes.node_pass import NodePass
+from quantkit.graph.passes.fold_affine import along_axis, is_row
+from quantkit.graph.passes.node_pass import each_node
 
 
-class LinearToGemmPass(NodePass):
+@each_node("MatMul")
+def linear_to_gemm(graph: ir.Graph, node: ir.Node) -> bool:
     """Convert MatMul by a constant matrix, with following per-feature additions and multiplications, to Gemm.
 
     Constants after Transposes are included (the layer scale of ConvNeXt).
     Not changed: a MatMul with nothing to fold, because its integer kernel needs no bias; operands of unknown rank;
     constants that vary along any other axis; types other than float32.
     """
-
-    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Rewrite a linear layer."""
-        weight, dimensions = operand(node, 1), rank(operand(node, 0))
-        if not is_op(node, "MatMul") or dimensions is None or dimensions < 2 or not is_constant(weight):
-            return False
-        return rank(weight) == 2 and not is_constant(operand(node, 0)) and _rewrite(graph, node, dimensions)
-
-
-@dataclass
-class _Tail:
-    """The per-feature function after a MatMul, ``scale * (x W) + shift``, and its nodes."""
-
-    scale: npt.NDArray[np.float64]
-    shift: npt.NDArray[np.float64]
-    nodes: list[ir.Node] = field(default_factory=list)
-
-
-def _rewrite(graph: ir.Graph, node: ir.Node, dimensions: int) -> bool:
-    weight = np.asarray(array(required(node, 1)))
-    if weight.dtype != np.float32:
+    value, dimensions = operand(node, 1), rank(operand(node, 0))
+    if dimensions is None or dimensions < 2 or not is_constant(value) or is_constant(operand(node, 0)):
+        return False
+    weight = np.asarray(array(value)) if rank(value) == 2 else None
+    if weight is None or weight.dtype != np.float32:
         return False
     tail = _tail_of(node, weight.shape[1], dimensions)
     if not tail.nodes:
@@ -75,6 +64,15 @@ def _rewrite(graph: ir.Graph, node: ir.Node, dimensions: int) -> bool:
     return True
 
 
+@dataclass
+class _Tail:
+    """The per-feature function after a MatMul, ``scale * (x W) + shift``, and its nodes."""
+
+    scale: npt.NDArray[np.float64]
+    shift: npt.NDArray[np.float64]
+    nodes: list[ir.Node] = field(default_factory=list)
+
+
 def _tail_of(node: ir.Node, features: int, dimensions: int) -> _Tail:
     tail = _Tail(np.ones(features), np.zeros(features))
     value, axis = node.outputs[0], dimensions - 1
@@ -84,7 +82,7 @@ def _tail_of(node: ir.Node, features: int, dimensions: int) -> _Tail:
             axis = order.index(axis)
         elif is_op(reader, "Add", "Mul"):
             constant = next((array(other) for other in reader.inputs if other is not value), None)
-            vector = None if constant is None else _along(constant, axis, features, dimensions)
+            vector = None if constant is None else along_axis(constant, axis, dimensions, features)
             if vector is None:
                 break
             if reader.op_type == "Mul":
@@ -96,18 +94,6 @@ def _tail_of(node: ir.Node, features: int, dimensions: int) -> _Tail:
             break
         value = reader.outputs[0]
     return tail
-
-
-def _along(
-    constant: npt.NDArray[np.generic], axis: int, features: int, dimensions: int
-) -> npt.NDArray[np.float64] | None:
-    """Return a broadcast constant as one number per feature, None if it varies along another axis."""
-    if constant.dtype != np.float32 or constant.ndim > dimensions:
-        return None
-    full = (1,) * (dimensions - constant.ndim) + constant.shape
-    if any(size != 1 for index, size in enumerate(full) if index != axis) or full[axis] not in (1, features):
-        return None
-    return np.broadcast_to(constant.astype(np.float64).reshape(-1), (features,))
 
 
 def _over_rows(graph: ir.Graph, node: ir.Node, weight_shape: tuple[int, ...]) -> None:
@@ -148,3 +134,32 @@ def _shape_back(
         new.outputs[0].name = unused_name(graph, f"{new.name}")
         new.outputs[0].type = ir.TensorType(ir.DataType.INT64)
     return [shape, cut, joined], joined.outputs[0]
+
+
+@each_node("Gemm")
+def plain_gemm(graph: ir.Graph, node: ir.Node) -> bool:
+    """Fold alpha and beta of a Gemm into constant weights and bias, and give the bias its full length.
+
+    Not changed: a transposed first input, weights or bias that are computed or not float32, and a bias that is a
+    matrix or a column.
+    """
+    weight, bias = array(operand(node, 1)), array(operand(node, 2))
+    alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
+    if node.attributes.get_int("transA", 0):
+        return False
+    if weight is None or weight.dtype != np.float32 or (operand(node, 2) is not None and bias is None):
+        return False
+    outputs = output_channels(node, weight)
+    if bias is not None and not is_row(bias, outputs):
+        return False
+    full = bias is None or bias.shape == (outputs,)
+    if alpha == beta == 1.0 and full:
+        return False
+    if alpha != 1.0:
+        set_constant(graph, node, 1, alpha * weight.astype(np.float64), f"{node_name(node)}.weight")
+    if bias is not None and not (beta == 1.0 and full):
+        vector = np.broadcast_to(bias.astype(np.float64).reshape(-1), (outputs,))
+        set_constant(graph, node, 2, beta * vector, f"{node_name(node)}.bias")
+    for name in ("alpha", "beta"):
+        node.attributes.pop(name, None)
+    return True

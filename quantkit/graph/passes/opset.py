@@ -9,11 +9,11 @@ import functools
 
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
-from onnx import TensorProto, helper, version_converter
+from onnx import version_converter
 
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import is_op
+from quantkit.graph.open_unoptimized import open_unoptimized
 
 # DequantizeLinear has an axis since opset 13: https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
 PER_CHANNEL_OPSET = 13
@@ -51,27 +51,22 @@ _ELSEWHERE = "com.microsoft"
 _LAYER_NORMS = {("", "LayerNormalization"), (_ELSEWHERE, "SkipLayerNormalization")}
 
 
-class FitOpsetPass(ir.passes.InPlacePass):
+def fit_opset(model: ir.Model) -> None:
     """Convert a model below `PER_CHANNEL_OPSET` with ONNX's own version converter, and lower one that is too new.
 
     Names of nodes and tensors are kept, except those of replaced operators (Upsample by Resize).
+
+    Raises:
+        ModelError: an operator of the model has no conversion.
     """
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Change the model's opset and IR version.
-
-        Raises:
-            ModelError: an operator of the model has no conversion.
-        """
-        modified = model.ir_version < MINIMUM_IR_VERSION
-        model.ir_version = max(model.ir_version, MINIMUM_IR_VERSION)
-        opset = model.opset_imports.get("", PER_CHANNEL_OPSET)
-        norms = any((node.domain, node.op_type) in _LAYER_NORMS for node in model.graph.all_nodes())
-        least = LAYER_NORM_OPSET if norms else PER_CHANNEL_OPSET
-        if opset >= least:
-            return ir.passes.PassResult(model, _lower(model, opset) or modified)
+    model.ir_version = max(model.ir_version, MINIMUM_IR_VERSION)
+    opset = model.opset_imports.get("", PER_CHANNEL_OPSET)
+    norms = any((node.domain, node.op_type) in _LAYER_NORMS for node in model.graph.all_nodes())
+    least = LAYER_NORM_OPSET if norms else PER_CHANNEL_OPSET
+    if opset < least:
         _raise(model, opset, least)
-        return ir.passes.PassResult(model, True)
+    elif opset > _RUNS_EVERYWHERE and opset > newest_int8_opset():
+        _lower(model, opset)
 
 
 def foreign_nodes(model: ir.Model) -> list[ir.Node]:
@@ -153,14 +148,12 @@ def _keep_coordinates(node: ir.Node, opset: int) -> None:
             node.metadata_props[MAY_SHRINK] = "true"
 
 
-def _lower(model: ir.Model, opset: int) -> bool:
+def _lower(model: ir.Model, opset: int) -> None:
     """Set a model's opset to the newest one with integer kernels, if this changes no operator.
 
     Raises:
         ModelError: it would change an operator.
     """
-    if opset <= _RUNS_EVERYWHERE or opset <= newest_int8_opset():
-        return False
     newest = newest_int8_opset()
     changed = sorted({node.op_type for node in model.graph.all_nodes() if _changed(node, newest, opset)})
     if changed:
@@ -170,7 +163,6 @@ def _lower(model: ir.Model, opset: int) -> bool:
             fix=f"export it with opset {newest} or older",
         )
     model.opset_imports[""] = newest
-    return True
 
 
 def _changed(node: ir.Node, newest: int, opset: int) -> bool:
@@ -190,25 +182,13 @@ def newest_int8_opset() -> int:
 
 
 def _runs_int8(opset: int) -> bool:
-    graph = helper.make_graph(
-        [
-            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
-            helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
-        ],
-        "int8",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
-        [
-            helper.make_tensor("scale", TensorProto.FLOAT, [], [1.0]),
-            helper.make_tensor("zero", TensorProto.UINT8, [], [0]),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    text = f"""<ir_version: 8, opset_import: ["": {opset}]>
+    int8 (float[1] x) => (float[1] y) <float scale = {{1.0}}, uint8 zero = {{0}}> {{
+        q = QuantizeLinear(x, scale, zero)
+        y = DequantizeLinear(q, scale, zero)
+    }}"""
     try:
-        ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        open_unoptimized(onnx.parser.parse_model(text))
     except Exception:  # the exception classes of onnxruntime derive directly from Exception
         return False
     return True

@@ -20,7 +20,7 @@ from quantkit.graph.analysis.values import (
 Size = int | str | None
 
 
-class ConstantShapesPass(ir.passes.InPlacePass):
+def constant_shapes(model: ir.Model) -> bool:
     """Replace shape arithmetic by constants.
 
     1. Any integer vector of Shape, Gather, Slice, Squeeze, Unsqueeze, Concat and Cast with only fixed entries.
@@ -29,19 +29,16 @@ class ConstantShapesPass(ir.passes.InPlacePass):
 
     Not changed: vectors with two unknown sizes, and a Reshape with ``allowzero``.
     """
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Walk the main graph once, from its inputs."""
-        known: dict[ir.Value, list[Size]] = {}
-        modified = False
-        for node in list(model.graph):
-            sizes = _sizes_of(node, known) if rank(node.outputs[0]) in (0, 1) else None
-            if sizes is not None:
-                known[node.outputs[0]] = sizes
-                modified |= _replace_by_constant(model.graph, node, sizes)
-            elif is_op(node, "Reshape"):
-                modified |= _fix_reshape(model.graph, node, known)
-        return ir.passes.PassResult(model, modified)
+    known: dict[ir.Value, list[Size]] = {}
+    modified = False
+    for node in list(model.graph):
+        sizes = _sizes_of(node, known) if rank(node.outputs[0]) in (0, 1) else None
+        if sizes is not None:
+            known[node.outputs[0]] = sizes
+            modified |= _replace_by_constant(model.graph, node, sizes)
+        elif is_op(node, "Reshape"):
+            modified |= _fix_reshape(model.graph, node, known)
+    return modified
 
 
 def _read(value: ir.Value | None, known: dict[ir.Value, list[Size]]) -> list[Size] | None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
+
+from quantkit.graph.open_unoptimized import open_unoptimized
 
 # Initializers up to this size are passed to onnxruntime, because shapes may depend on them; larger ones become inputs.
 _SHAPE_BYTES = 1024
@@ -30,22 +31,16 @@ _ELEMENT_TYPES = {
 } | {f"{sign}int{bits}": ir.DataType[f"{sign}int{bits}".upper()] for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
-class InferTypesPass(ir.passes.InPlacePass):
+def infer_types(model: ir.Model) -> None:
     """Infer types and shapes by ONNX; if some are unknown, by onnxruntime and by the operators' schemas.
 
     Types and shapes declared by the model are kept if they cannot be inferred. Subgraphs are not changed.
     """
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Infer the types of the main graph."""
-        modified = _ask_onnx(model)
-        if any(_unknown(model.graph)):
-            by_runtime = _ask_onnxruntime(model)
-            by_schema = _follow_schemas(model)
-            if by_runtime or by_schema:
-                modified = True
-                _ask_onnx(model)
-        return ir.passes.PassResult(model, modified)
+    _ask_onnx(model)
+    if any(_unknown(model.graph)):
+        by_runtime = _ask_onnxruntime(model)
+        if _follow_schemas(model) or by_runtime:
+            _ask_onnx(model)
 
 
 def _unknown(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -56,7 +51,7 @@ def _unknown(graph: ir.Graph) -> Iterator[ir.Value]:
                 yield value
 
 
-def _ask_onnx(model: ir.Model) -> bool:
+def _ask_onnx(model: ir.Model) -> None:
     """Apply the types and shapes that ONNX infers for the values of the main graph."""
     try:
         proto = _without_weights(model)
@@ -64,22 +59,14 @@ def _ask_onnx(model: ir.Model) -> bool:
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True).graph
     except Exception as error:  # onnx raises several classes, some without a common base
         logging.getLogger(__name__).debug("onnx infers no types: %s", error)
-        return False
+        return
     types = {entry.name: entry.type for entry in [*inferred.value_info, *inferred.output]}
-    modified = False
     for node in model.graph:
         for value in node.outputs:
-            if (found := types.get(value.name or "")) is None:
-                continue
-            kind, shape = (
-                ir.serde.deserialize_type_proto_for_type(found),
-                ir.serde.deserialize_type_proto_for_shape(found),
-            )
-            if kind is not None and kind != value.type:
-                value.type, modified = kind, True
-            if shape is not None and shape != value.shape:
-                value.shape, modified = shape, True
-    return modified
+            if (found := types.get(value.name or "")) is not None:
+                value.type = ir.serde.deserialize_type_proto_for_type(found) or value.type
+                shape = ir.serde.deserialize_type_proto_for_shape(found)
+                value.shape = value.shape if shape is None else shape
 
 
 def _forget_generated_sizes(proto: onnx.ModelProto) -> None:
@@ -96,14 +83,11 @@ def _forget_generated_sizes(proto: onnx.ModelProto) -> None:
 def _ask_onnxruntime(model: ir.Model) -> bool:
     """Apply the types and shapes that onnxruntime infers to values without."""
     asked = {str(value.name): value for value in _unknown(model.graph)}
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
     try:
         proto = _without_weights(model)
         present = {value.name for value in proto.graph.output}
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in asked if name not in present)
-        session = ort.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
+        session = open_unoptimized(proto)
     except Exception as error:  # the exception classes of onnxruntime derive directly from Exception
         logging.getLogger(__name__).debug("onnxruntime infers no types: %s", error)
         return False

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import array, name_of, node_name, required
 from quantkit.graph.keep_apart import keep_apart
-from quantkit.graph.passes.unused import RemoveUnusedPass
+from quantkit.graph.passes.clean import remove_unused
 from quantkit.graph.qdq.block_ort_requantization import keep_float
 from quantkit.graph.qdq.edit import Edit
 from quantkit.graph.qdq.placement import activations
@@ -125,7 +125,7 @@ def _reach(qparams: QParams) -> float:
 
 def _finish(model: ir.Model, plan: Plan, notes: Sequence[Note]) -> None:
     """Remove unused fp32 weights, check every scale, and write the scheme to the metadata."""
-    RemoveUnusedPass()(model)
+    remove_unused(model)
     for node in model.graph:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             scale = array(required(node, 1))

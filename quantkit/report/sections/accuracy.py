@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from quantkit.evaluation.result import Comparison, Delta, ModelResult
+from quantkit.evaluation.result import Comparison, ModelResult
 from quantkit.report.data import ReportData
 from quantkit.report.html import element, fragment
-from quantkit.report.layout import SPACE, Cell, Chart, Section, muted, percent, table
+from quantkit.report.layout import SPACE, Cell, Chart, Section, interval_row, muted, percent, table
 from quantkit.report.tables import ABSENT, milliseconds, p_value, points, size
 
 
@@ -71,20 +71,18 @@ def _charts(comparison: Comparison) -> tuple[Chart, ...]:
         kind="intervals",
         values={
             "title": f"top-1 minus that of {comparison.reference.name}, points",
-            "rows": [_interval(model.name, model.versus.top1) for model in comparison.candidates
-                     if model.versus is not None and model.versus.top1 is not None],
+            "rows": [
+                interval_row(model.name, model.versus.top1.value, model.versus.top1.ci95)
+                for model in comparison.candidates
+                if model.versus is not None and model.versus.top1 is not None
+            ],
         },
-    )  # fmt: skip
+    )
     cost = tradeoff(comparison)
     if cost is None:
         return (deltas,)
     caption = f"Accuracy against cost, with 95{SPACE}% intervals"
     return (deltas, Chart(name="tradeoff", caption=caption, kind="tradeoff", values=cost))
-
-
-def _interval(name: str, top1: Delta) -> dict[str, Any]:
-    label = points(top1.value, top1.ci95)
-    return {"name": name, "value": top1.value, "lo": top1.ci95.lo, "hi": top1.ci95.hi, "label": label}
 
 
 def _row(model: ModelResult, labelled: bool, timed: bool) -> list[object]:

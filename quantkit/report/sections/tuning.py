@@ -2,8 +2,8 @@
 
 from quantkit.report.data import ReportData, TuningLog, TuningStage
 from quantkit.report.html import Html, element, fragment
-from quantkit.report.layout import SPACE, Cell, Chart, Section, muted, table
-from quantkit.report.tables import ABSENT, decibels, points, share
+from quantkit.report.layout import SPACE, Cell, Chart, Section, interval_row, muted, table
+from quantkit.report.tables import ABSENT, decibels, duration, points, share
 
 
 def tuning_section(data: ReportData) -> Section | None:
@@ -17,9 +17,9 @@ def tuning_section(data: ReportData) -> Section | None:
         content=fragment(
             *(_search(log, charts) for log in data.tunings),
             muted(
-                "Each row is the best recipe of a stage. Recipes are selected by their agreement and the SQNR of their "
-                "scores on the selection split of the calibration set. The best recipe of a stage that improves on the "
-                "stages before it is evaluated on held-out images, which gives the difference in top-1."
+                "Each row is the best recipe of a stage: its scores are nearest to fp32 on the selection split of "
+                "the calibration set; agreement and SQNR are those on these images. The best recipe of a stage that "
+                "improves on the stages before it is evaluated on held-out images, which gives the difference in top-1."
             ),
         ),
         charts=charts,
@@ -39,7 +39,7 @@ def _search(log: TuningLog, charts: list[Chart]) -> Html:
     return element(
         "div",
         element("h3", f"{log.name}, target {log.target}"),
-        element("p", f"{_sentences(log)} {tried} recipes were tried in {_duration(total)}."),
+        element("p", f"{_sentences(log)} {tried} recipes were tried in {duration(total)}."),
         table(f"Stages of {log.name}", headings, rows, text_columns=2),
         chart,
         element("ul", *(element("li", note) for note in log.notes), class_="notes") if log.notes else None,
@@ -69,13 +69,7 @@ def _row(stage: TuningStage, before: float | None) -> list[object]:
 def _chart(log: TuningLog) -> Chart | None:
     """Return the chart of top-1 of the best recipe of each stage on the held-out images."""
     rows = [
-        {
-            "name": f"{stage.stage}: {stage.recipe}",
-            "value": stage.delta,
-            "lo": stage.ci95.lo,
-            "hi": stage.ci95.hi,
-            "label": points(stage.delta, stage.ci95),
-        }
+        interval_row(f"{stage.stage}: {stage.recipe}", stage.delta, stage.ci95)
         for stage in log.stages
         if stage.delta is not None and stage.ci95 is not None
     ]
@@ -93,9 +87,3 @@ def _chart(log: TuningLog) -> Chart | None:
 
 def _chart_name(log: TuningLog) -> str:
     return f"tuning-{log.target}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,5 +1,6 @@
 """Checks a build file against its model and calibration folder, if they can be read."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def check_data(
     if folder is not None:
         yield from _check_folder(document, data, folder)
     elif model_here and isinstance(data.path, str):
-        fix = f"create it: quantkit calib-set materialize SET.csv {data.path}"
+        fix = f"create it: quantkit calib-set materialize SET.csv {shlex.quote(data.path)}"
         yield found(document, "warning", _FOLDER, f"{data.path} does not exist", fix)
 
 

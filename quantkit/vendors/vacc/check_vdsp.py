@@ -6,12 +6,12 @@ for other pixels than those on the card.
 
 from collections.abc import Iterator
 
-from quantkit.config.pipeline import CenterCrop, Decode, Normalize, Pipeline, Resize, ToTensor
+from quantkit.config.pipeline import CenterCrop, Decode, Pipeline, Resize
 from quantkit.vendors.vacc.check_files import INPUTS, OPS
 from quantkit.vendors.vacc.dialects import BuildSpec, Dialect, place
 from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.findings import Finding, Severity, found
-from quantkit.vendors.vacc.ops import pipeline_from_ops
+from quantkit.vendors.vacc.ops import pipeline_from_ops, scaling_of
 from quantkit.vendors.vacc.vdsp import VdspParams, in_half, recognise
 
 
@@ -42,7 +42,7 @@ def _differences(file: Pipeline, card: Pipeline, *, sized: bool) -> Iterator[tup
         yield "CvtColor", "error", f"the build file decodes to {file_mode}, and the card to {card_mode}"
     if sized:
         yield from _size_differences(file, card)
-    (divisor, mean, std), (card_divisor, card_mean, card_std) = _scaling(file), _scaling(card)
+    (divisor, mean, std), (card_divisor, card_mean, card_std) = scaling_of(file), scaling_of(card)
     if divisor != card_divisor:
         fault = f"the build file divides pixels by {divisor:g}, and the card by {card_divisor:g}"
         yield "Normalize", "error", fault
@@ -76,13 +76,6 @@ def _check_output(document: Document, dialect: Dialect, spec: BuildSpec, params:
         if fixed and None not in size and tuple(shape[2:]) != size:
             fault = f"the card's images are {list(size)}, and `{name}` needs {shape[2:]}"
             yield found(document, "error", (*inputs, name), fault, "change OimageHeight and OimageWidth")
-
-
-def _scaling(pipeline: Pipeline) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
-    divisor = next(op.divisor for op in pipeline.ops if isinstance(op, ToTensor))
-    normalize = next((op for op in pipeline.ops if isinstance(op, Normalize)), None)
-    unit = ((0.0,) * pipeline.channels, (1.0,) * pipeline.channels)
-    return (divisor, *unit) if normalize is None else (divisor, normalize.mean, normalize.std)
 
 
 def _equal_in_half(file: tuple[float, ...], card: tuple[float, ...]) -> bool:

@@ -255,8 +255,6 @@ def ops_from_pipeline(pipeline: Pipeline) -> OpsWriting:
     """Return a pipeline as vendor operations."""
     ops: list[dict[str, Any]] = []
     notes: list[str] = []
-    divisor = 1.0
-    normalize: Normalize | None = None
     for op in pipeline.ops:
         match op:
             case Decode():
@@ -278,12 +276,7 @@ def ops_from_pipeline(pipeline: Pipeline) -> OpsWriting:
                     notes.append(f"Pad: the value {value} cannot be expressed; the vendor's value is not known")
             case EvenSides():
                 notes.append("even_sides cannot be expressed: only the vendor's runtime script does it")
-            case ToTensor():
-                divisor = op.divisor
-            case Normalize():
-                normalize = op
-    ops.append(_normalize_op(divisor, normalize, pipeline.channels))
-    ops.append({"type": "ToTensor"})
+    ops += [_normalize_op(pipeline), {"type": "ToTensor"}]
     return OpsWriting(tuple(ops), tuple(notes))
 
 
@@ -310,12 +303,24 @@ def _resize_op(op: Resize, notes: list[str]) -> dict[str, Any]:
     return written
 
 
-def _normalize_op(divisor: float, normalize: Normalize | None, channels: int) -> dict[str, Any]:
-    """Return ``Normalize``; other divisors than 1 and 255 are folded into mean and std: (x/d - m)/s = (x - md)/(sd)."""
-    if normalize is None and divisor == 255.0:
+def _normalize_op(pipeline: Pipeline) -> dict[str, Any]:
+    divisor, mean, std = folded_scaling(pipeline)
+    if divisor == 255.0 and not any(isinstance(op, Normalize) for op in pipeline.ops):
         return {"type": "Normalize", "div255": True, "norm_type": None}
-    mean = normalize.mean if normalize is not None else (0.0,) * channels
-    std = normalize.std if normalize is not None else (1.0,) * channels
-    if divisor not in (1.0, 255.0):
-        mean, std = tuple(m * divisor for m in mean), tuple(s * divisor for s in std)
     return {"type": "Normalize", "div255": divisor == 255.0, "mean": list(mean), "std": list(std)}
+
+
+def scaling_of(pipeline: Pipeline) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+    """Return divisor, mean and std of a pipeline; 0 and 1 for each channel where it does not normalize."""
+    divisor = next(op.divisor for op in pipeline.ops if isinstance(op, ToTensor))
+    normalize = next((op for op in pipeline.ops if isinstance(op, Normalize)), None)
+    unit = ((0.0,) * pipeline.channels, (1.0,) * pipeline.channels)
+    return (divisor, *unit) if normalize is None else (divisor, normalize.mean, normalize.std)
+
+
+def folded_scaling(pipeline: Pipeline) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+    """Return divisor, mean and std as the vendor has them: (x/d - m)/s = (x - md)/(sd) where d is not 1 or 255."""
+    divisor, mean, std = scaling_of(pipeline)
+    if divisor in (1.0, 255.0):
+        return divisor, mean, std
+    return 1.0, tuple(m * divisor for m in mean), tuple(s * divisor for s in std)

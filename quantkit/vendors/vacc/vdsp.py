@@ -7,6 +7,7 @@ documented: ``BILINEAR_CV`` samples as OpenCV does (no antialias), ``BILINEAR_PI
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from quantkit.config.pipeline import (
 )
 from quantkit.errors import VendorFileError
 from quantkit.files import reason
+from quantkit.vendors.vacc.ops import folded_scaling, scaling_of
 
 CROP_OP = "FUSION_OP_RGB_RESIZE_CVTCOLOR_CROP_NORM_TENSOR"
 RESIZE_OP = "FUSION_OP_RGB_RESIZE_CVTCOLOR_NORM_TENSOR"
@@ -137,7 +139,7 @@ def load_vdsp(path: Path) -> VdspParams:
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        fix = f"write it with quantkit vamc write --run RUN --vdsp {path}"
+        fix = f"write it with quantkit vamc write --run RUN --vdsp {shlex.quote(str(path))}"
         raise VendorFileError("there is no such file", where=path, fix=fix) from error
     except OSError as error:
         raise VendorFileError(f"cannot read the file ({reason(error)})", where=path) from error
@@ -319,16 +321,12 @@ def _normalization(config: OpConfig, notes: list[str]) -> tuple[float, Normalize
 
 
 def _normalization_keys(pipeline: Pipeline) -> dict[str, Any]:
-    divisor = next(op.divisor for op in pipeline.ops if isinstance(op, ToTensor))
-    normalize = next((op for op in pipeline.ops if isinstance(op, Normalize)), None)
-    if normalize is None and divisor in (1.0, 255.0):
-        kind = "DIV255" if divisor == 255.0 else "EQUAL"
-        return {"Mean": [0.0] * 3, "Std": [1.0] * 3, "NormaType": kind}
-    mean = normalize.mean if normalize is not None else (0.0,) * 3
-    std = normalize.std if normalize is not None else (1.0,) * 3
-    if divisor not in (1.0, 255.0):
-        mean, std = tuple(m * divisor for m in mean), tuple(s * divisor for s in std)
-    kind = "DIV255_MINUSMEAN_DIVSTD" if divisor == 255.0 else "MINUSMEAN_DIVSTD"
+    divisor, mean, std = folded_scaling(pipeline)
+    plain = divisor == scaling_of(pipeline)[0] and not any(isinstance(op, Normalize) for op in pipeline.ops)
+    if divisor == 255.0:
+        kind = "DIV255" if plain else "DIV255_MINUSMEAN_DIVSTD"
+    else:
+        kind = "EQUAL" if plain else "MINUSMEAN_DIVSTD"
     means, stds = in_half(mean), in_half(std)
     if not all(math.isfinite(value) for value in (*means, *stds)) or 0.0 in stds:
         raise VendorFileError(

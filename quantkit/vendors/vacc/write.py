@@ -21,7 +21,6 @@ from quantkit.vendors.vacc.yaml_nodes import KeyPath
 from quantkit.vendors.vacc.yaml_text import dump
 
 WeightScale = Literal["max", "power2"]
-Precision = Literal["int8", "fp16"]
 TENSORS = "npz"
 _COMMENT_WIDTH = 100
 # The names that the compiler has for methods.
@@ -34,30 +33,56 @@ COMPILER_METHODS: dict[type[Method], str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompilerSettings:
-    """Further options of the vendor's compiler. None keeps the compiler's default.
+class VamcOptions:
+    """Options of the build file.
 
-    They are defined by the vendor and not documented; known values are from the public model zoo.
+    The last five are further options of the vendor's compiler, None for its default. They are defined by the vendor and
+    not documented; known values are from the public model zoo.
 
     Attributes:
+        dialect: of ``vamc build`` or of ``vamc compile``.
+        calibration_folder: folder of the calibration images for the compiler; by default ``calibration`` in the run
+            folder.
+        suffix: suffix of the calibration files; by default that of the run's images.
+        count: number of calibration files; by default the size of the run's set.
+        weight_scale: rule for weight scales; by default power2 if the run's are powers of two, else the compiler's
+            default.
+        softmax: append a softmax to the graph.
+        name: name of the compiled model; by default the model's file name, with ``_fp16`` appended for fp16.
+        workspace: folder of the compiled model.
+        precision: int8, or fp16 without calibration.
         cluster_mode: 0 in all files of the zoo except one, which has 1.
         data_transport_mode: 1 or 3 in the zoo.
         skip_matmul_layers: indices of matrix products left in float; int8 only.
         calibrate_chunk_by: layers observed per pass over the calibration data, -1 for all; int8 only.
         overflow_adaptive: write ``overflow_adaptive: 1``, as files of language models do; int8 only.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.VamcOptions(dialect="build").precision
+        'int8'
     """
 
+    dialect: Dialect = "compile"
+    calibration_folder: Path | None = None
+    suffix: str | None = None
+    count: int | None = None
+    weight_scale: WeightScale | None = None
+    softmax: bool = False
+    name: str | None = None
+    workspace: str = "./deploy_weights/"
+    precision: Literal["int8", "fp16"] = "int8"
     cluster_mode: int | None = None
     data_transport_mode: int | None = None
     skip_matmul_layers: tuple[int, ...] = ()
     calibrate_chunk_by: int | None = None
     overflow_adaptive: bool = False
 
-    def compile_options(self) -> dict[str, Any]:
+    def compile_step(self) -> dict[str, Any]:
         """Return the options of the compile step as in the file."""
         return _given(cluster_mode=self.cluster_mode, data_transport_mode=self.data_transport_mode)
 
-    def calibration_options(self) -> dict[str, Any]:
+    def calibration(self) -> dict[str, Any]:
         """Return the options of the calibration as in the file."""
         return _given(
             skip_matmul_layers=sorted(set(self.skip_matmul_layers)) or None,
@@ -90,20 +115,14 @@ class Build:
         checkpoint: path of the source model, as written to the file.
         input_name: name of the image input.
         input_shape: ``[1, C, H, W]``.
-        dialect: dialect of the file.
-        softmax: append a softmax to the graph.
-        workspace: folder of the compiled model.
-        settings: further options of the compiler.
+        options: of the file and the compiler.
     """
 
     name: str
     checkpoint: str
     input_name: str
     input_shape: Sequence[int]
-    dialect: Dialect
-    softmax: bool = False
-    workspace: str = "./deploy_weights/"
-    settings: CompilerSettings = CompilerSettings()
+    options: VamcOptions = VamcOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,43 +152,43 @@ def write_build_file(build: Build, int8: Int8 | None) -> BuildFile:
     """Return the build file of an image model, fp16 without calibration images and preprocessing if ``int8`` is None.
 
     Raises:
-        ConfigError: the settings of an fp16 build have calibration options.
+        ConfigError: an fp16 build has options of the calibration.
     """
-    settings, notes = build.settings, tuple[str, ...]()
-    backend = _given(type="tvm_vacc", dtype="fp16", compile=settings.compile_options() or None)
+    options, notes = build.options, tuple[str, ...]()
+    backend = _given(type="tvm_vacc", dtype="fp16", compile=options.compile_step() or None)
     spec: dict[str, Any] = {
         "name": build.name,
         "frontend": _given(
             checkpoint=build.checkpoint,
             type=framework_of(build.checkpoint),
-            dtype="fp32" if build.dialect == "compile" else None,  # the build dialect has no key for it
+            dtype="fp32" if options.dialect == "compile" else None,  # the build dialect has no key for it
             shape={build.input_name: list(build.input_shape)},
         ),
-        "graph": {"extra_ops": {"type": "softmax"}} if build.softmax else {},
+        "graph": {"extra_ops": {"type": "softmax"}} if options.softmax else {},
         "backend": backend,
-        "workspace": {"path": build.workspace},
+        "workspace": {"path": options.workspace},
     }
     if int8 is None:
-        if unused := list(settings.calibration_options()):
+        if unused := list(options.calibration()):
             what = f"an fp16 build has no calibration for {', '.join(unused)}"
             raise ConfigError(what, fix="remove it, or build int8")
-        return _rendered(spec, build.dialect, notes)
+        return _rendered(spec, options.dialect, notes)
     data = int8.data
     spec["dataset"] = {"path": data.path, "sampler": {"suffix": data.suffix, "get_data_num": data.count}, "type": "tvm"}
     if data.suffix.lower() != TENSORS:
         written = ops_from_pipeline(int8.pipeline)
         spec["dataset"]["process_ops"], notes = list(written.ops), written.notes
     backend["dtype"] = "int8"
-    backend["quantize"] = settings.calibration_options() | _given(
+    backend["quantize"] = options.calibration() | _given(
         calibrate_mode=vendor_method(int8.method),
         calibrate_range=int8.method.fraction if isinstance(int8.method, Percentile) else None,
         quantize_per_channel=int8.per_channel,
         weight_scale=int8.weight_scale,
         skip_conv_layers=sorted(set(int8.skip_conv_layers)) or None,
     )
-    if build.dialect == "build" and isinstance(int8.method, Mse):
+    if options.dialect == "build" and isinstance(int8.method, Mse):
         notes += ("quant_mode: mse is known only in the compile dialect",)
-    return _rendered(spec, build.dialect, notes, int8.data_comment)
+    return _rendered(spec, options.dialect, notes, int8.data_comment)
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -16,17 +16,16 @@ from quantkit.runs.outliers import set_without_outliers
 from quantkit.search.budget import FloatBudget
 from quantkit.targets import VACC
 from quantkit.vendors.vacc.card_preprocessing import card_warning
-from quantkit.vendors.vacc.write import COMPILER_METHODS
+from quantkit.vendors.vacc.write import COMPILER_METHODS, VamcOptions
 from quantkit.workflows.backends import BackendFiles, QuantizedRun, TunedModel
 from quantkit.workflows.vacc.build_file import (
     ADVISED,
     BUILD_FILE,
     CARD_SET,
     VDSP,
-    VamcOptions,
     build_file_name,
+    build_of_plan,
     build_of_run,
-    build_rewritten,
     choices_of_run,
     models_for_card,
     signature_notes,
@@ -121,7 +120,7 @@ class VaccBackend:
         """Write the build file of the tuned model, ``vamc-tuned.yaml`` for ``int8-vacc-tuned``."""
         record = folder.read()
         checkpoint = tuned.fp32 or Path(record.model.path)
-        build = build_rewritten(folder, record, tuned.name, checkpoint, tuned.method, tuned.plan, self.options)
+        build = build_of_plan(folder, record, tuned.name, tuned.method, tuned.plan, self.options, checkpoint)
         path = folder.path / build_file_name(tuned.name)
         write_text(path, build.text)
         named = [as_note(note).with_prefix(f"{path.name}: ") for note in build.notes]

@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import onnx_ir as ir
 
@@ -21,10 +20,8 @@ from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
 from quantkit.vendors.vacc.write import (
     Build,
     BuildFile,
-    CompilerSettings,
     Int8,
-    Precision,
-    WeightScale,
+    VamcOptions,
     file_shape,
     write_build_file,
 )
@@ -40,42 +37,6 @@ VDSP = "vdsp_params.json"
 CARD_SET = "calibration.csv"
 # The file of `quantkit vamc advise`.
 ADVISED = "vamc-advised.yaml"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VamcOptions:
-    """Options of the build file.
-
-    Attributes:
-        dialect: of ``vamc build`` or of ``vamc compile``.
-        calibration_folder: folder of the calibration images for the compiler; by default ``calibration`` in the run
-            folder.
-        suffix: suffix of the calibration files; by default that of the run's images.
-        count: number of calibration files; by default the size of the run's set.
-        weight_scale: rule for weight scales; by default power2 if the run's are powers of two, else the compiler's
-            default.
-        softmax: append a softmax to the graph.
-        name: name of the compiled model; by default the model's file name, with ``_fp16`` appended for fp16.
-        workspace: folder of the compiled model.
-        precision: int8, or fp16 without calibration.
-        compiler: further options of the compiler.
-
-    Example:
-        >>> import quantkit
-        >>> quantkit.VamcOptions(dialect="build").precision
-        'int8'
-    """
-
-    dialect: Literal["build", "compile"] = "compile"
-    calibration_folder: Path | None = None
-    suffix: str | None = None
-    count: int | None = None
-    weight_scale: WeightScale | None = None
-    softmax: bool = False
-    name: str | None = None
-    workspace: str = "./deploy_weights/"
-    precision: Precision = "int8"
-    compiler: CompilerSettings = field(default_factory=CompilerSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +149,7 @@ def vamc_of_run(
     made = plan(fp32_of_run(folder, record).prepared().model, choices.target, choices.left_out)
     model = _model_with(record, choices, options) if bias_correction else None
     checkpoint = None if model is None else choices_of_run(record, model).checkpoint(folder)
-    build = _build_file(folder, record, model or main_model(record), choices.method, made, options, checkpoint)
+    build = build_of_plan(folder, record, model or main_model(record), choices.method, made, options, checkpoint)
     if bias_correction and model is None and choices.corrected_fp32 is not None:
         note = f"the biases of {choices.corrected_fp32} are corrected for other options: this file names the original"
         build = replace(build, notes=(*build.notes, f"{note}; quantkit quantize --target vacc corrects them"))
@@ -216,21 +177,8 @@ def fp16_build(model: str, input_name: str, shape: Sequence[int], options: VamcO
     """Return the fp16 build file of a model."""
     # The int8 model has the model's own name in the same workspace.
     name = options.name or f"{Path(model).stem}_fp16"
-    return write_build_file(compiler_build(model, name, input_name, shape, options), None)
-
-
-def compiler_build(checkpoint: str, name: str, input_name: str, shape: Sequence[int], options: VamcOptions) -> Build:
-    """Return what a build file says of the model and the compiler."""
-    return Build(
-        name=name,
-        checkpoint=checkpoint,
-        input_name=input_name,
-        input_shape=shape,
-        dialect=options.dialect,
-        softmax=options.softmax,
-        workspace=options.workspace,
-        settings=options.compiler,
-    )
+    build = Build(name=name, checkpoint=model, input_name=input_name, input_shape=shape, options=options)
+    return write_build_file(build, None)
 
 
 def build_of_run(
@@ -250,7 +198,7 @@ def build_of_run(
     """
     choices = choices_of_run(record, model)
     made = plan(prepared, choices.target, choices.left_out)
-    return _build_file(folder, record, model, choices.method, made, options, choices.checkpoint(folder))
+    return build_of_plan(folder, record, model, choices.method, made, options, choices.checkpoint(folder))
 
 
 def write_vdsp(folder: RunFolder, pipeline: Pipeline) -> Path | None:
@@ -278,33 +226,7 @@ def signature_notes(record: RunRecord) -> list[str]:
     return notes
 
 
-def build_rewritten(
-    folder: RunFolder,
-    record: RunRecord,
-    model: str,
-    checkpoint: Path,
-    method: Method,
-    plan: Plan,
-    options: VamcOptions,
-) -> BuildFile:
-    """Return the build file of a run's model, rewritten as another ONNX file; nothing is written.
-
-    Args:
-        folder: the run folder.
-        record: its record.
-        model: name of the model in the run.
-        checkpoint: the rewritten model.
-        method: calibration method of the compiler.
-        plan: plan of the int8 model; convolutions left in float are skipped on the card too.
-        options: further options.
-
-    Raises:
-        ConfigError: the input size is not determined.
-    """
-    return _build_file(folder, record, model, method, plan, options, checkpoint)
-
-
-def _build_file(
+def build_of_plan(
     folder: RunFolder,
     record: RunRecord,
     model: str,
@@ -313,14 +235,26 @@ def _build_file(
     options: VamcOptions,
     checkpoint: Path | None = None,
 ) -> BuildFile:
+    """Return the build file of a run's model; nothing is written.
+
+    Args:
+        folder: the run folder.
+        record: its record.
+        model: name of the model in the run.
+        method: calibration method of the compiler.
+        plan: plan of the int8 model; convolutions left in float are skipped on the card too.
+        options: further options.
+        checkpoint: the rewritten fp32 model; by default that of the run.
+
+    Raises:
+        ConfigError: the input size is not determined.
+    """
     left_out = 0 if choices_of_run(record, model).keep_outliers else len(record.set.outliers)
     materialized = MATERIALIZED if left_out == len(record.set.outliers) else MATERIALIZED_WHOLE
     images = options.calibration_folder or (folder.path / materialized).resolve()
     integer = {layer.node for layer in plan.layers}
     count = options.count or record.set.images - left_out
     made_by = None if options.calibration_folder is not None else materialize_command(folder, record, images, left_out)
-    source = record.model.path if checkpoint is None else str(checkpoint.resolve())
-    shape = file_shape(record.model.layout, record.pipeline.channels, *_size(record))
     calibration = Int8(
         pipeline=record.pipeline,
         method=method,
@@ -330,8 +264,14 @@ def _build_file(
         skip_conv_layers=[index for node, index in plan.conv_index.items() if node not in integer],
         data_comment=None if made_by is None else f"made by: {made_by}",
     )
-    name = (options.name or Path(record.model.path).stem) + _name_suffix(record, model)
-    build = write_build_file(compiler_build(source, name, record.model.input, shape, options), calibration)
+    compiled = Build(
+        name=(options.name or Path(record.model.path).stem) + _name_suffix(record, model),
+        checkpoint=record.model.path if checkpoint is None else str(checkpoint.resolve()),
+        input_name=record.model.input,
+        input_shape=file_shape(record.model.layout, record.pipeline.channels, *_size(record)),
+        options=options,
+    )
+    build = write_build_file(compiled, calibration)
     if made_by is None or images.is_dir() or not plan.target.compiler_calibrates:
         return build
     return replace(build, notes=(*build.notes, f"the calibration folder {images.name} is not there yet: {made_by}"))

@@ -6,8 +6,8 @@ from pathlib import Path
 from quantkit.config.method import Method
 from quantkit.config.pipeline import Pipeline
 from quantkit.vendors.vacc.calibration_folder import CalibrationFolder, calibration_folder
-from quantkit.vendors.vacc.write import BuildFile, Int8, read_image_input, write_build_file
-from quantkit.workflows.vacc.build_file import VamcOptions, compiler_build, fp16_build
+from quantkit.vendors.vacc.write import Build, BuildFile, Int8, VamcOptions, read_image_input, write_build_file
+from quantkit.workflows.vacc.build_file import fp16_build
 
 
 def vamc_of_model(
@@ -49,9 +49,9 @@ def vamc_of_model(
         weight_scale=options.weight_scale,
         skip_conv_layers=skip_convs,
     )
-    return write_build_file(
-        compiler_build(str(model), options.name or model.stem, input_name, shape, options), calibration
-    )
+    name = options.name or model.stem
+    build = Build(name=name, checkpoint=str(model), input_name=input_name, input_shape=shape, options=options)
+    return write_build_file(build, calibration)
 
 
 def vamc_fp16(model: Path, pipeline: Pipeline | None, options: VamcOptions) -> BuildFile:

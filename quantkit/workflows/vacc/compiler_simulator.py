@@ -4,6 +4,7 @@ This is a model of the compiler (`quantkit.targets.VACC`), as far as its arithme
 only options that its build files can express.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import onnx_ir as ir
 
 from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import write_qdq
+from quantkit.numerics import Range
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import CalibratedRun, calibrated
 from quantkit.stats.solve import solve_observed
@@ -49,14 +51,12 @@ class CompilerSimulator:
     def model(self, choices: CompilerOptions) -> ir.Model:
         """Return the int8 model; see `plan` for the errors."""
         made = self.plan(choices)
-        ranges = solve_observed(
-            self.run.statistics,
-            choices.method,
-            choices.target,
-            keep_outliers=choices.keep_outliers,
-            needed=made.observed,
-        )
-        return write_qdq(self.run.prepared.model, made, ranges)
+        return write_qdq(self.run.prepared.model, made, self.ranges(choices, needed=made.observed))
+
+    def ranges(self, choices: CompilerOptions, *, needed: Iterable[str] | None = None) -> dict[str, Range]:
+        """Return the ranges of the needed tensors, by default of all that were observed."""
+        keep = choices.keep_outliers
+        return solve_observed(self.run.statistics, choices.method, choices.target, keep_outliers=keep, needed=needed)
 
     def write(self, choices: CompilerOptions, path: Path) -> Path:
         """Write the int8 model and return its path; see `plan` for the errors."""

@@ -5,7 +5,7 @@ the other, on the same images:
 
 - the card's preprocessing: images squashed to a square and sampled without antialias, mean and std in half precision;
   the vendor's two runtimes pass different inputs to the card (`Runtime`);
-- fp16: every tensor rounded to half precision, computed in float32 (`quantkit.graph.half_precision`);
+- fp16: every tensor rounded to half precision, computed in float32 (`quantkit.graph.precision`);
 - int8: the scheme of the card's compiler as far as it is known, with the run's options. Layers that stay in float on
   the card are float32 here, so the int8 step replaces fp16; it is not added to it.
 """
@@ -22,7 +22,7 @@ from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import VendorFileError
 from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.result import Delta, ModelResult
-from quantkit.graph.half_precision import half_model
+from quantkit.graph.precision import half_model
 from quantkit.progress import NamedProgress, Progress, as_progress
 from quantkit.records import plain_fields
 from quantkit.runs.configuration import recorded_with

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.config.method import Kl, MinMax, Mse, Percentile, method_name
-from quantkit.engine.scores import scores_of
-from quantkit.engine.session import default_threads
+from quantkit.data.parallel import available_cpus
 from quantkit.errors import UsageError
 from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
@@ -30,10 +29,11 @@ from quantkit.ptq.run_correction import images_of
 from quantkit.runs.configuration import recorded_with
 from quantkit.runs.folder import FP32
 from quantkit.runs.inputs import model_inputs
+from quantkit.sensitivity.measure import LayerScorer, Quantization
 from quantkit.types import BoolArray
-from quantkit.vendors.vacc.write import BuildFile, WeightScale, vendor_method
+from quantkit.vendors.vacc.write import BuildFile, VamcOptions, WeightScale, vendor_method
 from quantkit.workflows.compare import ModelComparison, compare
-from quantkit.workflows.vacc.build_file import ADVISED, CompilerOptions, VamcOptions, choices_of_run, vamc_of_run
+from quantkit.workflows.vacc.build_file import ADVISED, CompilerOptions, choices_of_run, vamc_of_run
 from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER, CompilerSimulator
 
 JSON_SCHEMA = 1
@@ -171,7 +171,7 @@ def advise(
     options = options or VamcOptions()
     vamc_of_run(run, options=options)  # raises before the work if the build file cannot be written
     simulator = CompilerSimulator.of_run(run)
-    threads = threads or default_threads()
+    threads = threads or available_cpus()
     evaluate = partial(
         compare,
         run=run,
@@ -224,21 +224,21 @@ def sensitivities_of(
     """
     images = images_of(simulator.run.record)
     made = simulator.plan(choices)
-    layers = [layer.node for layer in made.layers]
-    convs = {made.conv_index[node]: node for node in layers if node in made.conv_index}
-    if images is None or len(layers) < 2:
+    if images is None or len(made.layers) < 2:
         return ()
     prepared = simulator.run.prepared.model
     inputs = model_inputs(prepared, images.chosen.items[:SENSITIVITY_IMAGES], images.pipeline, threads)
-    reference = scores_of(prepared, inputs, threads=threads)
-
-    def sqnr_db(one: CompilerOptions) -> float:
-        return score_sqnr_db(reference, scores_of(simulator.model(one), inputs, threads=threads))
-
-    whole = sqnr_db(choices)
+    quantization = Quantization(target=choices.target, ranges=simulator.ranges(choices), left_out=choices.left_out)
+    scorer = LayerScorer(prepared, quantization, inputs, threads=threads)
+    whole = score_sqnr_db(scorer.reference, scorer.int8)
     gains = [
-        ConvSensitivity(conv=conv, node=node, gain_db=sqnr_db(_skipping(choices, [conv])) - whole)
-        for conv, node in convs.items()
+        ConvSensitivity(
+            conv=made.conv_index[layer.node],
+            node=layer.node,
+            gain_db=score_sqnr_db(scorer.reference, scorer.leave_one_out(layer)) - whole,
+        )
+        for layer in scorer.layers
+        if layer.node in made.conv_index
     ]
     return tuple(sorted(gains, key=lambda one: -one.gain_db))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from counting import counted
 from source_forms import flat, labels_of, pictures, write_folder, write_parquet, write_tar, write_webdataset, write_zip
 
 from quantkit.data.build_set import build_calibration_set
@@ -225,12 +226,10 @@ def test_source_items_of_archives_are_pickled(tmp_path: Path) -> None:
 def test_parquet_reads_each_row_group_once_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from quantkit.data.sources.parquet_file import ParquetImages
 
-    read: list[int] = []
-    original = ParquetImages.read_group
-    monkeypatch.setattr(ParquetImages, "read_group", lambda self, group: (read.append(group), original(self, group))[1])  # type: ignore[func-returns-value]
+    read = counted(ParquetImages, "read_group", monkeypatch)
     for item in find_images(write_parquet(tmp_path / "zoo.parquet", PICTURES, row_group_size=5)).items:
         item.read()
-    assert read == [0, 1, 2]
+    assert read == [(0,), (1,), (2,)]
 
 
 def test_tar_reads_single_members_not_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,19 +237,13 @@ def test_tar_reads_single_members_not_the_archive(tmp_path: Path, monkeypatch: p
 
     large = {**PICTURES, "fox/large.png": PICTURES["cat/0.png"] + b"\0" * 5_000_000}
     item = find_images(write_tar(tmp_path / "zoo.tar", large)).items[0]
-    read: list[int] = []
-    original = LocalBlob.read_at
-    monkeypatch.setattr(
-        LocalBlob,
-        "read_at",
-        lambda self, at, length: (read.append(length), original(self, at, length))[1],  # type: ignore[func-returns-value]
-    )
+    read = counted(LocalBlob, "read_at", monkeypatch)
     assert item.read() == PICTURES["cat/0.png"]
-    assert sum(read) == len(PICTURES["cat/0.png"])
+    assert sum(int(length) for _, length in read) == len(PICTURES["cat/0.png"])
     read.clear()
     write_tar(tmp_path / "other.tar", large)
     find_images(tmp_path / "other.tar")
-    assert sum(read) < 1_000_000
+    assert sum(int(length) for _, length in read) < 1_000_000
 
 
 @pytest.mark.parametrize("form", ["tar", "parquet"])

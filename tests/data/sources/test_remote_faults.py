@@ -3,13 +3,13 @@
 import functools
 import http.server
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
-from source_forms import labels_of, pictures, write_folder, write_parquet, write_tar, write_zip
+from source_forms import Pictures, labels_of, pictures, write_folder, write_parquet, write_tar, write_zip
 
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
@@ -88,7 +88,12 @@ def _large(path: Path) -> Path:
 
 @pytest.mark.parametrize("form", ["a.tar", "a.zip", "a.parquet"])
 def test_remote_archives_are_read_by_ranges(form: str, server: str, tmp_path: Path) -> None:
-    {"a.tar": write_tar, "a.zip": write_zip, "a.parquet": write_parquet}[form](tmp_path / form, PICTURES)  # type: ignore[operator]
+    writers: dict[str, Callable[[Path, Pictures], Path]] = {
+        ".tar": write_tar,
+        ".zip": write_zip,
+        ".parquet": write_parquet,
+    }
+    writers[Path(form).suffix](tmp_path / form, PICTURES)
     found = find_labelled_images(f"{server}/{form}")
     assert [item.read() for item in found.items] == list(PICTURES.values())
     assert found.labels is not None

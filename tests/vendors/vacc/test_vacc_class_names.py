@@ -173,7 +173,7 @@ def outputs_in(*folders: str) -> list[DeviceOutput]:
 def test_truth_of_wnid_folders_needs_no_names(tmp_path: Path) -> None:
     outputs = outputs_in(WNIDS[OTHER_CRANE], WNIDS[CRANE])
     assert true_labels(outputs, read_classes(None, outputs)).tolist() == [OTHER_CRANE, CRANE]
-    with pytest.raises(LabelError, match=r"--labels: the classes are unknown; give imagenet\.txt"):
+    with pytest.raises(LabelError, match=r"^labels: the classes are unknown; give imagenet\.txt"):
         read_classes(None, outputs_in("crane"))
 
 
@@ -246,7 +246,7 @@ def test_results_text_of_two_runs_is_refused_until_one_is_chosen(tmp_path: Path)
     assert (second.images, second.top1, second.top5) == (3, 1, 2)
     assert second == last
     for run in (0, 3, -3):
-        with pytest.raises(UsageError, match=f"--text-run: there is no run {run} of 2; give 1 to 2"):
+        with pytest.raises(UsageError, match=f"^text_run: there is no run {run} of 2; give 1 to 2"):
             read_relay_text(path, None, run)
     path.write_text(FIRST)
     assert read_relay_text(path, None) == read_relay_text(path, None, 1) == first

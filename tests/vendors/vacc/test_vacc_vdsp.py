@@ -195,8 +195,8 @@ def test_vdsp_from_pipeline_round_trips_in_half_precision(
 ) -> None:
     crop = tuple(max(1, side - cut) for side, cut in zip(resize, margin, strict=True))
     normalize = Normalize(mean=tuple(m / 1000 for m in mean), std=tuple(s / 1000 for s in std))
-    geometry = (Resize(size=resize, antialias=antialias), CenterCrop(size=crop))
-    geometry = geometry[: 1 if crop == resize else 2]  # type: ignore[assignment]
+    crops = () if crop == resize else (CenterCrop(size=crop),)
+    geometry = (Resize(size=resize, antialias=antialias), *crops)
     pipeline = Pipeline(ops=(Decode(mode=mode), *geometry, ToTensor(divisor=divisor), normalize))
     reading = recognise(vdsp_from_pipeline(pipeline).params)
     assert reading.pipeline is not None

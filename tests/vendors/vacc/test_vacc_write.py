@@ -21,8 +21,8 @@ from quantkit.vendors.vacc.vdsp import load_vdsp, vdsp_from_pipeline
 from quantkit.vendors.vacc.write import (
     Build,
     BuildFile,
-    CompilerSettings,
     Int8,
+    VamcOptions,
     read_image_input,
     write_build_file,
 )
@@ -40,11 +40,11 @@ def written(**changes: Any) -> BuildFile:
         "pipeline": PRESETS["imagenet"],
         "method": Percentile(fraction=0.9999),
         "data": CalibrationFolder(path="calibration", suffix="JPEG", count=1000),
-        "dialect": "compile",
     }
     choices |= changes
     calibration = {name: choices.pop(name) for name in list(choices) if name in Int8.__dataclass_fields__}
-    return write_build_file(Build(**choices), Int8(**calibration))
+    model = {name: choices.pop(name) for name in ("name", "checkpoint", "input_name", "input_shape")}
+    return write_build_file(Build(**model, options=VamcOptions(**choices)), Int8(**calibration))
 
 
 @pytest.mark.parametrize("dialect", ["build", "compile"])
@@ -83,17 +83,18 @@ def test_write_build_file_is_read_back(dialect: Any, method: Method, more: dict[
     assert errors == []
 
 
-SETTINGS = CompilerSettings(
-    cluster_mode=0, data_transport_mode=3, skip_matmul_layers=(1, 0, 1), calibrate_chunk_by=-1, overflow_adaptive=True
-)
+SETTINGS: dict[str, Any] = {
+    "cluster_mode": 0, "data_transport_mode": 3, "skip_matmul_layers": (1, 0, 1), "calibrate_chunk_by": -1,
+    "overflow_adaptive": True,
+}  # fmt: skip
 
 
 def test_write_compiler_settings_where_each_dialect_has_them() -> None:
-    data = Document.parse(written(settings=SETTINGS).text).data["backend"]
+    data = Document.parse(written(**SETTINGS).text).data["backend"]
     assert data["compile"] == {"cluster_mode": 0, "data_transport_mode": 3}
     quantize = {"skip_matmul_layers": [0, 1], "calibrate_chunk_by": -1, "overflow_adaptive": 1}
     assert {key: data["quantize"][key] for key in quantize} == quantize
-    build = written(settings=SETTINGS, dialect="build")
+    build = written(**SETTINGS, dialect="build")
     data = Document.parse(build.text).data["engine"]
     assert data["common"] == {"do_quantization": True, "cluster_mode": 0, "data_transport_mode": 3}
     assert {key: data["calibration"][key] for key in quantize} == quantize
@@ -113,12 +114,11 @@ def test_write_fp16_has_no_calibration() -> None:
     common: dict[str, Any] = {
         "name": "small_fp16", "checkpoint": "small.onnx", "input_name": "input", "input_shape": (1, 3, 224, 224)
     }  # fmt: skip
-    settings = CompilerSettings(cluster_mode=0)
-    build = write_build_file(Build(**common, dialect="compile", settings=settings, softmax=True), None)
+    build = write_build_file(Build(**common, options=VamcOptions(cluster_mode=0, softmax=True)), None)
     data = Document.parse(build.text).data
     assert list(data) == ["name", "frontend", "graph", "backend", "workspace"]
     assert data["backend"] == {"type": "tvm_vacc", "dtype": "fp16", "compile": {"cluster_mode": 0}}
-    older = write_build_file(Build(**common, dialect="build", settings=settings), None)
+    older = write_build_file(Build(**common, options=VamcOptions(dialect="build", cluster_mode=0)), None)
     data = Document.parse(older.text).data
     assert data["engine"] == {"type": "vacc", "common": {"do_quantization": False, "cluster_mode": 0}}
     assert list(data) == ["model", "engine", "workspace"]
@@ -128,7 +128,7 @@ def test_write_fp16_has_no_calibration() -> None:
         assert read_spec(document) == one.spec
         assert [f for f in check_document(document, dialect) if f.severity != "note"] == []  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no calibration for skip_matmul_layers, calibrate_chunk_by, overflow_adapt"):
-        write_build_file(Build(**common, dialect="compile", settings=SETTINGS), None)
+        write_build_file(Build(**common, options=VamcOptions(**SETTINGS)), None)
 
 
 def test_write_puts_notes_into_file() -> None:

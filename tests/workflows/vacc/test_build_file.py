@@ -11,12 +11,15 @@ from quantkit.data.build_set import build_calibration_set
 from quantkit.errors import UsageError
 from quantkit.runs.folder import RunFolder
 from quantkit.targets import VACC
+from quantkit.vendors.vacc.convert import read_spec
 from quantkit.vendors.vacc.dialects import CompileOptions
-from quantkit.vendors.vacc.write import CompilerSettings
+from quantkit.vendors.vacc.document import Document
+from quantkit.vendors.vacc.write import VamcOptions
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.quantize import quantize
 from quantkit.workflows.quantize_task import QuantizeOptions
-from quantkit.workflows.vacc.build_file import VamcOptions, choices_of_run, vamc_of_run
+from quantkit.workflows.vacc.backend import VaccBackend
+from quantkit.workflows.vacc.build_file import choices_of_run, vamc_of_run
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 
@@ -75,8 +78,19 @@ def test_vamc_of_run_index_beyond_model_is_refused(run: Path) -> None:
 
 def test_vamc_of_run_fp16_is_fp32_model_without_calibration(run: Path, tmp_path: Path) -> None:
     (tmp_path / "set.csv").unlink()  # not needed
-    options = VamcOptions(precision="fp16", compiler=CompilerSettings(data_transport_mode=1))
+    options = VamcOptions(precision="fp16", data_transport_mode=1)
     spec = vamc_of_run(run, options=options)[0].spec
     assert (spec.name, spec.backend.dtype, spec.backend.quantize, spec.dataset) == ("tiny_fp16", "fp16", None, None)
     assert spec.backend.compile == CompileOptions(data_transport_mode=1)
     assert (spec.frontend.checkpoint, spec.inputs) == (str(tmp_path / "tiny.onnx"), {"input": [1, 3, 8, 8]})
+
+
+def test_vamc_options_of_compiler_are_read_back_from_run(run: Path, tmp_path: Path) -> None:
+    backend = VaccBackend(VamcOptions(dialect="build", cluster_mode=1, skip_matmul_layers=(2, 0)))
+    set_ = tmp_path / "set.csv"
+    calibrate(tmp_path / "tiny.onnx", set_, PIPELINE, run=run, backends={"vacc": backend})
+    quantize(run, target=VACC)
+    spec = read_spec(Document.load(run / "vamc.yaml"))
+    assert spec.backend.compile == CompileOptions(cluster_mode=1)
+    assert spec.backend.quantize is not None
+    assert spec.backend.quantize.skip_matmul_layers == [0, 2]

@@ -21,14 +21,14 @@ from quantkit.vendors.vacc.check import check_file
 from quantkit.vendors.vacc.convert import read_spec
 from quantkit.vendors.vacc.dialects import BuildSpec
 from quantkit.vendors.vacc.document import Document
-from quantkit.vendors.vacc.write import vendor_method
+from quantkit.vendors.vacc.write import VamcOptions, vendor_method
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.quantize import quantize
 from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.relink import relink_run
 from quantkit.workflows.tune import TuneOptions, tune
 from quantkit.workflows.vacc.backend import VaccBackend
-from quantkit.workflows.vacc.build_file import ADVISED, VamcOptions, build_file_name, vamc_of_run
+from quantkit.workflows.vacc.build_file import ADVISED, build_file_name, vamc_of_run
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 QUICK = TuneOptions(goal=Goal(max_drop=0, min_agreement=100), budget=FloatBudget(macs=60), seconds=0.5)
@@ -229,7 +229,7 @@ def test_names_that_end_as_other_build_files_have_build_files_of_their_own(
     files = tune(place / "run", replace(QUICK, write_fp32=place / "better.onnx"), target=VACC).files
     assert place / "better.onnx" in files
     for taken in ("run/fp32-vacc.onnx", "tiny.onnx"):
-        with pytest.raises(UsageError, match=f"--write-fp32 .*{Path(taken).name}: it is "):
+        with pytest.raises(UsageError, match=f"^write_fp32 .*{Path(taken).name}: it is "):
             tune(place / "run", replace(QUICK, write_fp32=place / taken), target=VACC)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from quantkit.cli.app import app
+from quantkit.cli.commands import COMMAND_MODULES
 from quantkit.config.pipeline import PRESETS, CenterCrop, Decode, EvenSides, Normalize, Pipeline, Resize, ToTensor
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.preprocess import preprocess
@@ -48,7 +49,8 @@ def calibrated(folder: Path, model: Path, pipeline: Pipeline) -> Path:
 
 @pytest.fixture(autouse=True)
 def _commands() -> None:
-    importlib.import_module("quantkit.cli.compare")  # adds its command to the app
+    for module in COMMAND_MODULES:
+        importlib.import_module(module)  # adds its commands to the app
 
 
 @pytest.fixture
@@ -169,4 +171,4 @@ def test_compare_breakdown_without_run_is_refused(run: Path, tmp_path: Path) -> 
     words = ["compare", str(tmp_path / "one.onnx"), str(tmp_path / "two.onnx"), "--preset", "cifar10", "--breakdown"]
     result = CliRunner().invoke(app, [*words, "--images", str(tmp_path / "images")])
     assert isinstance(result.exception, UsageError)
-    assert "--breakdown: needs a run; give --run" in str(result.exception)
+    assert "--breakdown: needs a run; give --run" in result.exception.command_line

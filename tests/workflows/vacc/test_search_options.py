@@ -19,10 +19,11 @@ from quantkit.data.build_set import build_calibration_set
 from quantkit.errors import UsageError
 from quantkit.vendors.vacc.convert import read_spec
 from quantkit.vendors.vacc.document import Document
+from quantkit.vendors.vacc.write import VamcOptions
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.vacc import search_options as module
-from quantkit.workflows.vacc.build_file import CompilerOptions, VamcOptions
+from quantkit.workflows.vacc.build_file import CompilerOptions
 from quantkit.workflows.vacc.compiler_simulator import CompilerSimulator
 from quantkit.workflows.vacc.search_options import Advice, Candidate, advise, sensitivities_of, worth_skipping
 

@@ -1,6 +1,6 @@
 """Creates the demo's assets: the digits in one small file, and a miniature iResNet trained on them.
 
-Run as ``python -m quantkit.export.train_digits`` with quantkit[torch] installed; with ``--digits`` it first writes the
+Run as ``python tests/export/train_digits.py`` with quantkit[torch] installed; with ``--digits`` it first writes the
 images again, which needs scikit-learn. The same version of torch and the same type of CPU give the same model.
 """
 
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+import quantkit
 from quantkit import files
 from quantkit.config.pipeline import PRESETS
 from quantkit.data.preprocess import value_tables
 from quantkit.export.iresnet import Conv, IResNet, bottleneck_convs
 from quantkit.export.network import export_network
 
-DEMO = Path(__file__).resolve().parents[1] / "demo"
+DEMO = Path(quantkit.__file__).parent / "demo"
 
 SEED = 0
 EPOCHS = 60
@@ -155,7 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
         {
             "network": "a miniature iResNet (arXiv 2004.04989, the paper's form): 3x3 stem, two stages of four "
             "bottleneck blocks",
-            "trained_by": "python -m quantkit.export.train_digits",
+            "trained_by": "python tests/export/train_digits.py",
             "seed": SEED,
             "epochs": EPOCHS,
             "parameters": exported.parameters,
