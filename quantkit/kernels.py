@@ -73,23 +73,36 @@ class Kernel:
     fastmath: frozenset[str] = frozenset()
     names: Callable[[], Mapping[str, Any]] | None = None
     _native: Callable[..., Any] | None = field(default=None, init=False)
+    _native_at: Callable[..., Any] | None = field(default=None, init=False)
     _engine: Any = field(default=None, init=False)  # owns the machine code
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __call__(self, *arguments: Any) -> Any:
-        """Run the machine code; arrays, or their `Address`, must have the declared types and be contiguous.
+        """Run the machine code; arrays must have the declared types and be contiguous.
 
         Raises:
             ctypes.ArgumentError: an argument has another type.
         """
         if self._native is None:
-            with self._lock:
-                if self._native is None:
-                    self._native = self._loaded()
-        return self._native(*arguments)
+            self._load()
+        return self._native(*arguments)  # type: ignore[misc]
 
-    def _loaded(self) -> Callable[..., Any]:
-        prototype = ctypes.CFUNCTYPE(_C_TYPES[self.result], *map(_c_type, self.arguments))
+    def at(self, *arguments: Any) -> Any:
+        """Run the machine code on addresses (see `address`) in place of arrays: faster by microseconds, unchecked."""
+        if self._native_at is None:
+            self._load()
+        return self._native_at(*arguments)  # type: ignore[misc]
+
+    def _load(self) -> None:
+        with self._lock:
+            if self._native is None:
+                code, result = self._code(), _C_TYPES[self.result]
+                pointers = [ctypes.c_void_p if name.endswith("*") else _C_TYPES[name] for name in self.arguments]
+                self._native_at = ctypes.CFUNCTYPE(result, *pointers)(code)
+                self._native = ctypes.CFUNCTYPE(result, *map(_c_type, self.arguments))(code)
+
+    def _code(self) -> int:
+        """Return the address of the machine code."""
         name = self.function.__name__
         path = f"{self.function.__module__.rpartition('.')[2]}.{name}-{self._key()}.o"
         machine, code = _target_machine(), _read(path)
@@ -98,12 +111,12 @@ class Kernel:
             code = _object_code(compiled, name, machine)
             if code is None:  # slower to start, with the same results
                 self._engine = compiled
-                return prototype(compiled.address)
+                return int(compiled.address)
             _keep(path, code)
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
-        return prototype(self._engine.get_function_address(name))
+        return int(self._engine.get_function_address(name))
 
     def _compiled(self) -> Any:
         """Return the function as numba compiles it."""
@@ -208,21 +221,14 @@ def _code(code: CodeType) -> Iterator[str]:
             yield repr(constant)
 
 
-class Address:
-    """An array with its address, for arrays that are passed often: the lookup takes a microsecond."""
-
-    def __init__(self, array: npt.NDArray[Any]) -> None:
-        self.array = array
-        self.pointer = _pointer(array)
-
-
-def _pointer(array: npt.NDArray[Any]) -> ctypes.c_void_p:
+def address(array: npt.NDArray[Any]) -> int:
+    """Return the address of a contiguous array."""
     if not array.flags.c_contiguous:
         raise TypeError("the array is not contiguous")
     if array.flags.writeable and array.size:  # twice as fast
         buffer: Any = array
-        return ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(buffer)))
-    return ctypes.c_void_p(array.__array_interface__["data"][0])
+        return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    return int(array.__array_interface__["data"][0])
 
 
 def _c_type(name: str) -> Any:
@@ -234,11 +240,10 @@ def _c_type(name: str) -> Any:
         """Takes an array as the address of its first value."""
 
         @classmethod
-        def from_param(cls, array: npt.NDArray[Any] | Address) -> ctypes.c_void_p:
-            plain = array.array if isinstance(array, Address) else array
-            if plain.dtype != dtype:
-                raise TypeError(f"an array of {dtype} is needed, not {plain.dtype}")
-            return array.pointer if isinstance(array, Address) else _pointer(array)
+        def from_param(cls, array: npt.NDArray[Any]) -> ctypes.c_void_p:
+            if array.dtype != dtype:
+                raise TypeError(f"an array of {dtype} is needed, not {array.dtype}")
+            return ctypes.c_void_p(address(array))
 
     return Pointer
 

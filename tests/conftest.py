@@ -35,6 +35,12 @@ def same_numbers_in_any_order(request: pytest.FixtureRequest, monkeypatch: pytes
         monkeypatch.setattr(request.module, "RNG", np.random.default_rng(held.bit_generator.seed_seq.entropy))
 
 
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Random numbers, the same in every run of a test."""
+    return np.random.default_rng(0)
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what belongs to no run out of the cache folder of whoever runs the tests."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from quantkit import kernels
-from quantkit.kernels import Address, Kernel, inlined, kernel
+from quantkit.kernels import Kernel, address, inlined, kernel
 
 FACTOR = 3.0
 
@@ -54,7 +54,12 @@ def test_kernel_result_has_the_bits_of_python() -> None:
 
 def test_kernel_takes_the_address_of_an_array() -> None:
     x = np.arange(1.0, 9.0)
-    assert _total(Address(x), x.size) == _total(x, x.size)
+    assert _fresh().at(address(x), x.size) == _total(x, x.size)
+
+
+def test_address_of_an_array_with_gaps_is_refused() -> None:
+    with pytest.raises(TypeError, match="not contiguous"):
+        address(np.ones((4, 4))[:, 0])
 
 
 def test_kernel_takes_a_read_only_array() -> None:

@@ -11,7 +11,7 @@ from quantkit.config.project import PROJECT_FILE, Project
 from quantkit.config.settings import Settings
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.errors import UsageError
+from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.progress import Progress
 from quantkit.runs.folder import RunFolder
 from quantkit.targets import Target
@@ -66,14 +66,22 @@ class CalibrationSettings:
     inputs: dict[str, Any]
 
     def calibration_set(self, progress: Progress) -> Path:
-        """Return the manifest; a set to be drawn is saved in the run folder."""
+        """Return the manifest; a set to be drawn is saved in the run folder.
+
+        It never replaces another one there: the run may be of that one, and is not yet known to be replaced.
+        """
         if isinstance(self.set, Path):
             return self.set
         drawn = build_calibration_set(**vars(self.set), progress=progress)
         folder = RunFolder(self.run)
-        folder.create()
-        path = folder.path / DRAWN_SET
-        if not (path.is_file() and CalibrationSet.load(path).digest == drawn.digest):
+        own = DRAWN_SET.replace(".csv", f"-{drawn.digest.removeprefix('sha256:')[:8]}.csv")
+        with folder.locked():
+            for path in (folder.path / DRAWN_SET, folder.path / own):
+                if not path.exists():
+                    drawn.save(path)
+                    return path
+                if _digest(path) == drawn.digest:
+                    return path
             drawn.save(path)
         return path
 
@@ -145,6 +153,14 @@ def merged_settings(
     merged.add("batch", execution.batch if execution.batch != 1 else None, given=execution.batch)
     merged.add("run", settings.run, given=given.run, key="run")
     return merged
+
+
+def _digest(path: Path) -> str | None:
+    """Return the digest of a set, None if it cannot be read."""
+    try:
+        return CalibrationSet.load(path).digest
+    except CalibrationSetError:
+        return None
 
 
 def _set(given: CalibrateOptions, project: Project) -> Path | Draw:

@@ -24,23 +24,6 @@ _META = "meta.mat"
 _MAX_DEVKIT_BYTES = 1 << 24
 
 
-def read_ground_truth(path: Path, meta: Path | None = None) -> tuple[LabelLine, ...]:
-    """Read the devkit's ground truth: line n is the ILSVRC id, 1 to 1000, of ``ILSVRC2012_val_{n:08d}.JPEG``.
-
-    Args:
-        path: ``ILSVRC2012_validation_ground_truth.txt``.
-        meta: the devkit's ``meta.mat``, which defines the ids; by default the definition of ILSVRC 2012 is used.
-
-    Returns:
-        Name and class index of each image: the position of its WordNet id in sorted order.
-
-    Raises:
-        LabelError: the file does not have 50,000 ids from 1 to 1000, or ``meta.mat`` is not that of ILSVRC 2012.
-    """
-    order = read_meta(meta) if meta is not None else ilsvrc_order()
-    return _numbered(path, read_lines(path), order)
-
-
 def _numbered(path: Path, text: Sequence[str], order: Sequence[str]) -> tuple[LabelLine, ...]:
     lines = [line.strip() for line in text]
     if len(lines) != VALIDATION_IMAGES:
@@ -50,20 +33,8 @@ def _numbered(path: Path, text: Sequence[str], order: Sequence[str]) -> tuple[La
     return tuple(_ground_truth_line(path, number, line, order) for number, line in enumerate(lines, start=1))
 
 
-def read_meta(path: Path) -> tuple[str, ...]:
-    """Return the WordNet ids of the ILSVRC ids 1 to 1000 in the devkit's ``meta.mat``, in that order.
-
-    Raises:
-        LabelError: the file cannot be read, or does not define the 1,000 classes of ILSVRC 2012.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise LabelError(f"cannot read the file ({reason(error)})", where=path) from error
-    return _order(content, path)
-
-
 def _order(content: bytes, path: Path) -> tuple[str, ...]:
+    """Return the WordNet ids of the ILSVRC ids 1 to 1000 in a ``meta.mat``."""
     from scipy.io import loadmat
 
     file: Any = io.BytesIO(content)
@@ -83,12 +54,8 @@ def is_devkit(path: Path) -> bool:
     return path.name == GROUND_TRUTH or (path.name.startswith("ILSVRC2012_devkit") and path.suffix in (".gz", ".tar"))
 
 
-def read_devkit(path: Path) -> tuple[LabelLine, ...]:
-    """Read the ground truth in the devkit's ``.tar.gz``, without unpacking to disk.
-
-    Raises:
-        LabelError: the archive cannot be read, or has no ground truth; see `read_ground_truth`.
-    """
+def _read_devkit(path: Path) -> tuple[LabelLine, ...]:
+    """Read the ground truth in the devkit's ``.tar.gz``, without unpacking to disk."""
     try:
         with tarfile.open(path) as archive:
             found = {PurePosixPath(member.name).name: member for member in archive if member.isfile()}
@@ -106,16 +73,27 @@ def read_devkit(path: Path) -> tuple[LabelLine, ...]:
 
 
 def read_imagenet_labels(path: Path) -> tuple[LabelLine, ...]:
-    """Read a label file of ImageNet, the devkit's archive, or its ground truth and ``meta.mat`` in the same folder.
+    """Read a label file of ImageNet, the devkit's archive, or its ground truth.
+
+    Line n of the ground truth is the ILSVRC id, 1 to 1000, of ``ILSVRC2012_val_{n:08d}.JPEG``. The ids are defined by
+    ``meta.mat`` beside it, and without one as in ILSVRC 2012.
+
+    Returns:
+        Name and class index of each image: the position of its WordNet id in sorted order.
 
     Raises:
-        LabelError: the file is malformed, or a label is not a class index of ImageNet-1k.
+        LabelError: the file is malformed, a label is not a class index of ImageNet-1k, the ground truth does not have
+            50,000 ids from 1 to 1000, or ``meta.mat`` is not that of ILSVRC 2012.
     """
     if path.name == GROUND_TRUTH:
         meta = path.with_name(_META)
-        return read_ground_truth(path, meta if meta.is_file() else None)
+        try:
+            order = _order(meta.read_bytes(), meta) if meta.is_file() else ilsvrc_order()
+        except OSError as error:
+            raise LabelError(f"cannot read the file ({reason(error)})", where=meta) from error
+        return _numbered(path, read_lines(path), order)
     if is_devkit(path):
-        return read_devkit(path)
+        return _read_devkit(path)
     lines = read_label_file(path)
     check_labels_fit(np.array([line.label for line in lines], np.int64), CLASSES, path)
     return lines

@@ -64,11 +64,6 @@ class ImageSource:
         """The images by id."""
         return {item.id: item for item in self.items}
 
-    @property
-    def in_folder(self) -> bool:
-        """Whether the root is a local folder."""
-        return isinstance(self.root, Path) and self.root.is_dir()
-
     def only(self, positions: Sequence[int]) -> "ImageSource":
         """Return the source with only the images at these positions."""
         return replace(

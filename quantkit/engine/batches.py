@@ -101,4 +101,4 @@ def load_batch(images: Sequence[ImageItem], load: Load, batch: int) -> npt.NDArr
     """Load images into ``[batch, C, H, W]``, float32; a partial batch is padded with the last image."""
     loaded = [load(image) for image in images]
     loaded.extend(loaded[-1:] * (batch - len(loaded)))
-    return np.stack(loaded)
+    return np.stack(loaded) if batch > 1 else loaded[0][None]

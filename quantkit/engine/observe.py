@@ -24,7 +24,7 @@ from quantkit.data.images import place_of
 from quantkit.data.item import ImageItem
 from quantkit.data.parallel import worker_threads
 from quantkit.engine.batches import ONE_BY_ONE, Batching, Load, load_batch
-from quantkit.engine.tap import TappedSession
+from quantkit.engine.tap import TappedSession, TapReader
 from quantkit.errors import NumericError
 from quantkit.graph.qdq.taps import Taps
 from quantkit.stats.convergence import next_point
@@ -177,7 +177,7 @@ class ImageObserver:
 
     def __init__(self, session: TappedSession, load: Load, batching: Batching) -> None:
         self.batch, self._fill = batching.size, batching.fill
-        self._session = session
+        self._tensors = TapReader(session).tensors
         self._load = load
         self.observers = {name: Observer() for name in session.names}
         self._columns = {name: column for column, name in enumerate(session.names)}
@@ -185,9 +185,9 @@ class ImageObserver:
     def observe(self, images: Sequence[ImageItem], extremes: Float32Array) -> None:
         """Count the tensors of a batch, and store the extremes of each image, ``[images, tensors, 2]``."""
         x = load_batch(images, self._load, self.batch if self._fill else len(images))
-        for name, value in self._session.tensors(x):
+        for name, value in self._tensors(x):
             rows = extremes[:, self._columns[name]]
-            if value.ndim > 0 and value.shape[0] == len(x):
+            if len(x) > 1 and value.ndim > 0 and value.shape[0] == len(x):
                 for image, one, row in zip(images, value, rows, strict=False):
                     row[:] = self._count(name, one, image)
             else:

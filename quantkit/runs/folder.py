@@ -254,7 +254,7 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"cannot be read ({reason(error)})", where=path) from error
         except ValidationError as error:
-            fix = "give another --run, or delete this file and run quantkit calibrate again"
+            fix = "give another --run, or replace this one with quantkit calibrate --fresh"
             raise ConfigError(_record_fault(error, path), where=path, fix=fix) from error
 
     def write(self, record: RunRecord) -> None:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from quantkit.config.method import Method
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.graph.qdq.plan import Plan
-from quantkit.runs.folder import RunFolder
+from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.search.budget import FloatBudget
 from quantkit.targets import Target
 
@@ -82,6 +82,10 @@ class Backend(Protocol):
         {}
     """
 
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """Names of the files in a run folder that belong to the run, not to one of its models."""
+
     def options_json(self) -> dict[str, Any]:
         """Return the backend's options as JSON values; ``run.json`` keeps them."""
 
@@ -117,6 +121,12 @@ def run_backends(folder: RunFolder, given: Mapping[str, Backend] | None = None) 
     if options != record.backends:
         folder.write(record.model_copy(update={"backends": options}))
     return backends.values()
+
+
+def run_backends_of(record: RunRecord | None) -> list[Backend]:
+    """Return every backend with the options of a run, else with its defaults; nothing is recorded."""
+    options = {} if record is None else record.backends
+    return [_load(name, options.get(name, {})) for name in BACKENDS]
 
 
 def backends_from(**options: Any) -> dict[str, Backend]:

@@ -16,13 +16,14 @@ from quantkit.data.decoded import DecodedImages
 from quantkit.data.given_set import SetLike
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
+from quantkit.errors import ConfigError
 from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.progress import Progress, begun_when_called
 from quantkit.ptq.run_correction import Images
 from quantkit.records import Records
 from quantkit.runs.configuration import settings_of_call, with_settings
-from quantkit.runs.folder import RECORD, RunFolder
+from quantkit.runs.folder import RECORD, RunFolder, RunRecord
 from quantkit.runs.inputs import CalibratedRun
 from quantkit.stats.file import Statistics
 from quantkit.targets import ORT, Target, as_target
@@ -35,6 +36,7 @@ from quantkit.workflows.calibration_inputs import (
     new_record,
     read_calibrated_model,
     read_calibration_set,
+    refuse_foreign_files,
     remove_replaced_models,
 )
 from quantkit.workflows.calibration_pass import CalibrationPass
@@ -190,7 +192,8 @@ def calibrate(
         _require_coverage(subject, made, chosen.array_shape[1:], require_coverage)
     given, folder = CalibrationInputs(subject, chosen, manifest, pipeline), RunFolder(run)
     with folder.locked():
-        before = folder.read() if (folder.path / RECORD).is_file() else None
+        before = _record_before(folder, fresh)
+        refuse_foreign_files(folder, given, target, before, fresh)
         replaced = [] if before is None else changed_inputs(before, given)
         if before is not None and replaced:
             remove_replaced_models(folder, before, replaced, fresh)
@@ -244,6 +247,22 @@ def calibrate(
     changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
     notes = (*doubts, *ran_on, *changed_notes, *quantized.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes, observer.resumed)
+
+
+def _record_before(folder: RunFolder, fresh: bool) -> RunRecord | None:
+    """Return the record of a run to be calibrated again; None for a new one, and for one to be replaced unread.
+
+    Raises:
+        ConfigError: the record is damaged or of another version, and is not to be replaced.
+    """
+    if not (folder.path / RECORD).is_file():
+        return None
+    try:
+        return folder.read()
+    except ConfigError:
+        if fresh:
+            return None
+        raise
 
 
 def _preprocessing_note(given: CalibrationInputs, folder: RunFolder, execution: Execution) -> str | None:

@@ -22,8 +22,9 @@ from quantkit.graph.model import model_digest
 from quantkit.graph.qdq.taps import Taps, observed_tensors
 from quantkit.runs.folder import ModelRecord, RunFolder, RunRecord, SetRecord
 from quantkit.stats.file import Statistics
-from quantkit.workflows.backends import run_backends
-from quantkit.workflows.quantized_files import ranges_path, remove_model
+from quantkit.targets import Target
+from quantkit.workflows.backends import run_backends, run_backends_of
+from quantkit.workflows.quantized_files import int8_name, ranges_path, remove_model
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,32 @@ def read_calibration_set(given: SetLike) -> tuple[CalibrationSet, str]:
                 fix="build the set again",
             )
     return chosen, manifest
+
+
+def refuse_foreign_files(
+    folder: RunFolder, inputs: CalibrationInputs, target: Target, before: RunRecord | None, fresh: bool
+) -> None:
+    """Refuse to replace files that no calibration wrote, and the set itself.
+
+    Raises:
+        UsageError: a file that the calibration would write or remove is the manifest of the set, or is there although
+            the folder is no run.
+    """
+    names = [f"{int8_name(target)}.onnx", ranges_path(folder, int8_name(target)).name]
+    names += [name for backend in run_backends_of(before) for name in backend.file_names]
+    taken = [name for name in dict.fromkeys(names) if (folder.path / name).exists()]
+    if inputs.manifest and any((folder.path / name).resolve() == Path(inputs.manifest).resolve() for name in taken):
+        raise UsageError(
+            "the calibration set has the name of a file of the run, which would replace it",
+            where=inputs.manifest,
+            fix="give it another name, or give another --run",
+        )
+    if before is None and taken and not fresh:
+        raise UsageError(
+            f"this is not a run folder, and its {', '.join(taken)} would be replaced",
+            where=folder.path,
+            fix="give another --run, or --fresh to replace them",
+        )
 
 
 def changed_inputs(before: RunRecord, inputs: CalibrationInputs) -> list[str]:

@@ -10,8 +10,9 @@ from typing import Any
 from quantkit.config.method import as_method
 from quantkit.errors import QuantkitError
 from quantkit.evaluation.paired import Interval
-from quantkit.files import write_json
+from quantkit.files import sha256_json, write_json
 from quantkit.graph.coverage import Coverage
+from quantkit.numerics import NUMERIC_VERSION
 from quantkit.report.data import MethodChoice, SensitivityFinding, TuningLog, TuningStage
 from quantkit.runs.folder import QuantizedRecord, RunFolder, RunRecord
 from quantkit.search.method_selection import MethodSelection
@@ -101,7 +102,14 @@ def sensitivity_findings(folder: RunFolder, record: RunRecord) -> tuple[Sensitiv
 
 
 def _identity(record: RunRecord) -> dict[str, Any]:
-    return {"model": record.model.key, "set": record.set.digest}
+    return {
+        "model": record.model.key,
+        "output": record.model.output,
+        "set": record.set.digest,
+        "images": record.set.images_used,
+        "pipeline": sha256_json(record.pipeline.model_dump(mode="json")),
+        "numerics": NUMERIC_VERSION,
+    }
 
 
 def _log(folder: RunFolder, entry: QuantizedRecord) -> dict[str, Any] | None:

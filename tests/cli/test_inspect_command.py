@@ -89,7 +89,7 @@ def test_inspect_non_model_prints_one_line(folder: Path, run: Run) -> None:
 
 
 @pytest.mark.parametrize(("text", "size"), [(None, None), ("224", (224, 224)), ("192x256", (192, 256))])
-def test_parse_size(text: str | None, size: tuple[int, int] | None) -> None:
+def test_parse_size_reads_sizes(text: str | None, size: tuple[int, int] | None) -> None:
     assert parse_size(text) == size
 
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from quantkit.runs.folder import RunFolder
+from quantkit.runs.location import set_of_run
+
 Run = Callable[..., tuple[str, str]]
 
 
@@ -211,3 +214,19 @@ def test_command_interrupted_says_how_to_go_on(folder: Path, run: Run, monkeypat
     monkeypatch.setattr("quantkit.workflows.inspect.inspect", interrupted)
     out, err = run(folder, "inspect", "tiny.onnx", code=130)
     assert (out, err) == ("", "error: interrupted; run the same command again to resume\n")
+
+
+def test_calibrate_other_draw_that_is_refused_leaves_set_of_run(folder: Path, run: Run) -> None:
+    """A set that is drawn for a run that has another one is refused, and replaces no file of the run."""
+    draw = ("calibrate", "--images", "images", "--run", "drawn", "--method", "kl", "--count")
+    run(folder, *draw, "8")
+    before = (folder / "drawn/set.csv").read_bytes()
+    _, err = run(folder, *draw, "12", code=2)
+    assert "this run has another calibration set (8 images)" in err
+    assert (folder / "drawn/set.csv").read_bytes() == before
+    run(folder, "sensitivity", "drawn", "--count", "4")
+    run(folder, *draw, "12", "--fresh")
+    record = RunFolder(folder / "drawn").read()
+    assert (record.set.images, set_of_run(record).digest) == (12, record.set.digest)
+    run(folder, *draw, "8", "--fresh")
+    assert Path(RunFolder(folder / "drawn").read().set.path).name == "set.csv"

@@ -213,7 +213,7 @@ def test_log_file_holds_what_is_printed_and_errors(project: Path, command: Comma
 
 
 def test_log_file_that_cannot_be_written_is_refused(project: Path, command: Command) -> None:
-    _, err = command(*CALIBRATE, "--log-file", "nowhere/log.txt", code=12)
+    _, err = command(*CALIBRATE, "--log-file", "images", code=12)
     assert "the log file cannot be written" in err
 
 

@@ -58,8 +58,9 @@ def test_report_leaves_out_results_of_other_model(folder: Path, command: Run) ->
         return len(report_data(evaluation).sensitivities)
 
     assert shown() == 1
-    path.write_text(json.dumps(kept | {"belongs_to": {"model": "other", "set": "other"}}))
-    assert shown() == 0
+    for changed in ("model", "output", "set", "images", "pipeline", "numerics"):
+        path.write_text(json.dumps(kept | {"belongs_to": kept["belongs_to"] | {changed: "other"}}))
+        assert shown() == 0, changed
     for damaged in ("", "[]", json.dumps({"belongs_to": kept["belongs_to"]})):
         path.write_text(damaged)
         assert shown() == 0

@@ -12,7 +12,7 @@ from progress_log import ProgressLog
 from scipy.io import savemat
 
 from quantkit.data.classes import ilsvrc_order, imagenet_classes, imagenet_index
-from quantkit.data.devkit import GROUND_TRUTH, read_ground_truth, read_imagenet_labels, read_meta
+from quantkit.data.devkit import GROUND_TRUTH, read_imagenet_labels
 from quantkit.data.imagenet import check_imagenet, prepare_imagenet
 from quantkit.errors import CalibrationSetError, LabelError, OutputError, UsageError
 
@@ -246,13 +246,11 @@ def write_meta(path: Path, order: tuple[str, ...]) -> None:
     savemat(path, {"synsets": np.array(rows, kinds).reshape(-1, 1)})
 
 
-def test_devkit_meta_gives_class_order(devkit: Path) -> None:
-    assert read_meta(devkit / "meta.mat") == ilsvrc_order()
-
-
 @pytest.mark.parametrize("with_meta", [True, False])
 def test_devkit_ground_truth_is_mapped_to_class_indices(devkit: Path, with_meta: bool) -> None:
-    lines = read_ground_truth(devkit / GROUND_TRUTH, devkit / "meta.mat" if with_meta else None)
+    if not with_meta:
+        (devkit / "meta.mat").unlink()
+    lines = read_imagenet_labels(devkit / GROUND_TRUTH)
     assert len(lines) == 50_000
     assert (lines[0].name, lines[-1].name) == (val_name(1), val_name(50_000))
     for line in lines[:50]:
@@ -273,25 +271,23 @@ def test_prepare_imagenet_flat_folder_finds_devkit_beside_it(devkit: Path, tmp_p
     }
 
 
-def test_devkit_bad_files_are_refused(devkit: Path, tmp_path: Path) -> None:
+def test_devkit_bad_files_are_refused(devkit: Path) -> None:
     truth, meta = devkit / GROUND_TRUTH, devkit / "meta.mat"
     lines = truth.read_text().splitlines()
     for text in ("0", "1001", "x", "-3", "", "3.0"):
         truth.write_text("\n".join([*lines[:9], text, *lines[10:]]) + "\n")
         with pytest.raises(LabelError, match=rf"{GROUND_TRUTH}:10: '{text}' is not an ILSVRC id \(1 to 1000\)"):
-            read_ground_truth(truth)
+            read_imagenet_labels(truth)
     truth.write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(LabelError, match="49999 lines, not 50000"):
-        read_ground_truth(truth)
+        read_imagenet_labels(truth)
     write_meta(meta, ilsvrc_order()[1:])
     with pytest.raises(LabelError, match=r"meta\.mat: its ids 1 to 1000 are not the classes of ILSVRC 2012"):
         read_imagenet_labels(truth)
     for content in (b"", b"MATLAB 5.0 MAT-file", meta.read_bytes()[:5000]):
         meta.write_bytes(content)
         with pytest.raises(LabelError, match=r"meta\.mat: not the meta\.mat of the ILSVRC 2012 devkit"):
-            read_meta(meta)
-    with pytest.raises(LabelError, match=r"none\.mat: cannot read the file"):
-        read_meta(tmp_path / "none.mat")
+            read_imagenet_labels(truth)
 
 
 def test_check_imagenet_labels_from_1_are_reported(tmp_path: Path) -> None:

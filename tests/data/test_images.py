@@ -28,11 +28,6 @@ def photo(rng: np.random.Generator) -> Image.Image:
     return coarse.resize((40, 30), Image.Resampling.BICUBIC)
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(7)
-
-
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "webp"])
 def test_decode_every_mode_is_converted_as_by_torchvision(

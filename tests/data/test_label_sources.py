@@ -71,6 +71,6 @@ def test_parts_of_a_data_set_are_no_classes_unless_images_are_right_in_them(tmp_
     assert vehicles.class_names == {0: "bus", 1: "train"}
 
 
-def test_one_class_folder_gives_a_warning(tmp_path: Path) -> None:
+def test_find_labelled_one_class_folder_gives_warning(tmp_path: Path) -> None:
     [warning] = find_labelled_images(_images(tmp_path / "images", "photos/1.png", "photos/2.png")).warnings
     assert warning.startswith("all images are in the folder photos, so of one class")

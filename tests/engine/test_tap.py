@@ -57,7 +57,7 @@ def test_tapped_session_in_partitions_gives_bits_of_whole_model(model: Path, mon
     whole = TappedSession(prepared, names)
     monkeypatch.setattr("quantkit.engine.tap.PIECE_ELEMENTS", 1)
     session = TappedSession(prepared, names)
-    assert (len(whole._partitions), len(session._partitions)) == (1, 9)
+    assert (len(whole.partitions), len(session.partitions)) == (1, 9)
     logits, tapped = session.run(x)
     expected_logits, expected = whole.run(x)
     np.testing.assert_array_equal(logits, expected_logits)
@@ -76,7 +76,7 @@ def test_tapped_session_real_model_in_partitions_gives_bits_of_whole(
     names = observed_tensors(prepared.model).tapped
     x = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     session = TappedSession(prepared.model, names)
-    assert len(session._partitions) > 2
+    assert len(session.partitions) > 2
     monkeypatch.setattr("quantkit.engine.tap.PIECE_ELEMENTS", 1 << 40)
     whole = dict(TappedSession(prepared.model, names).tensors(x))
     for name, value in session.tensors(x):

@@ -39,6 +39,7 @@ def test_predictions_tied_is_a_shared_first_place(scores):
     shared = [(row == row.max()).sum() > 1 for row in scores]
     assert predictions.tied.tolist() == shared
     assert predictions.constant.tolist() == [np.unique(row).size == 1 for row in scores]
+    assert not Predictions.from_scores(np.asarray([[1.0, 1.0 + 1e-12]]), ["a"]).tied.any()
 
 
 @given(hnp.arrays(np.float32, (4, 7), elements=st.floats(-500, 500, width=32)))

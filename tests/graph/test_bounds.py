@@ -12,7 +12,6 @@ from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.write import activation_parameters
 from quantkit.targets import ORT, VACC
 
-RNG = np.random.default_rng(3)
 GATED = """<ir_version: 8, opset_import: ["" : 18]>
 g (float[N, 3, 8, 8] image) => (float[N, 5, 8, 8] result) {{
   a = Conv (image, w, b0)
@@ -34,7 +33,8 @@ CASES = {
 
 
 def gated(middle: str, first_bias: float = 0.0):
-    weights = {"w": RNG.normal(size=(4, 3, 1, 1)), "v": RNG.normal(size=(5, 4, 1, 1)), "b0": [first_bias, 0, 0, 0]}
+    rng = np.random.default_rng(3)
+    weights = {"w": rng.normal(size=(4, 3, 1, 1)), "v": rng.normal(size=(5, 4, 1, 1)), "b0": [first_bias, 0, 0, 0]}
     return text_model(
         GATED.format(middle=middle), **{name: np.asarray(one, np.float32) for name, one in weights.items()}
     )
@@ -65,18 +65,18 @@ def test_effective_bounds_of_float_sigmoid_are_unbounded_and_of_hard_swish_not()
 
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
-def test_effective_bounds_sigmoid_of_scores_keeps_their_order(target) -> None:
+def test_effective_bounds_sigmoid_of_scores_keeps_their_order(target, rng) -> None:
     """Scores near 1 differ by less than a step of 1/255, but nothing rounds them, so all they come from is felt."""
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 18]>
         g (float[N, 3, 8, 8] image) => (float[N, 5, 1, 1] scores) {
           a = Conv (image, w)  p = GlobalAveragePool (a)  c = Conv (p, v, b)  scores = Sigmoid (c)
         }""",
-        w=RNG.normal(size=(4, 3, 1, 1)).astype(np.float32),
-        v=RNG.normal(size=(5, 4, 1, 1)).astype(np.float32),
+        w=rng.normal(size=(4, 3, 1, 1)).astype(np.float32),
+        v=rng.normal(size=(5, 4, 1, 1)).astype(np.float32),
         b=np.asarray([7, 8, 9, 10, 11], np.float32),
     )
-    x = RNG.normal(size=(16, 3, 8, 8)).astype(np.float32)
+    x = rng.normal(size=(16, 3, 8, 8)).astype(np.float32)
     assert (run(quantize(model, x, target=target)[0], x).argmax(1) == run(model, x).argmax(1)).all()
 
 
@@ -97,11 +97,11 @@ def test_effective_bounds_sigmoid_reach_is_a_third_of_a_step() -> None:
 
 
 @pytest.mark.parametrize("case", ["hard swish", "swish", "hard gate", "gate"])
-def test_effective_bounds_limit_the_range_of_integers(case) -> None:
+def test_effective_bounds_limit_the_range_of_integers(case, rng) -> None:
     """Inputs far below the limit take levels from the others unless the range ends at the limit."""
     middle, wanted = CASES[case]
     model = gated(middle)
-    x = RNG.normal(size=(8, 3, 8, 8)).astype(np.float32) * np.float32(2.0)
+    x = rng.normal(size=(8, 3, 8, 8)).astype(np.float32) * np.float32(2.0)
     x[0] *= 30.0
     prepared = prepare(model).model
     made = plan(prepared, ORT)
@@ -111,9 +111,9 @@ def test_effective_bounds_limit_the_range_of_integers(case) -> None:
     assert math.isinf(wanted.hi) or ends[1] == pytest.approx(wanted.hi, abs=float(parameters.scale))
 
 
-def test_effective_bounds_saturated_channel_costs_no_accuracy() -> None:
+def test_effective_bounds_saturated_channel_costs_no_accuracy(rng) -> None:
     """A channel that the hard swish shuts takes no levels from the others."""
-    x = RNG.normal(size=(8, 3, 8, 8)).astype(np.float32)
+    x = rng.normal(size=(8, 3, 8, 8)).astype(np.float32)
     for bias in (-4.0, -400.0):
         model = gated("b = HardSwish (a)", bias)
         assert sqnr_db(run(model, x), run(quantize(model, x)[0], x)) > 30.0

@@ -36,11 +36,6 @@ residual (float[1, 3, 8, 8] x) => (float[1, 4] logits) {
 
 
 @pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
 def residual(rng: np.random.Generator) -> ir.Model:
     shapes = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 8, 3, 3), "w3": (8, 8, 1, 1), "w4": (4, 8)}
     return text_model(RESIDUAL, **{name: rng.normal(0, 0.4, shape).astype("f") for name, shape in shapes.items()})

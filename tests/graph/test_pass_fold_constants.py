@@ -8,10 +8,8 @@ from graph_runs import run, text_model
 from quantkit.errors import ModelError
 from quantkit.graph.passes.fold_constants import fold_constants
 
-RNG = np.random.default_rng(3)
 
-
-def test_fold_constants_pass_folds_chain_in_one_walk():
+def test_fold_constants_pass_folds_chain_in_one_walk(rng):
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 17]>
         g (float[N, 4] x) => (float[N, 3] y) {
@@ -19,10 +17,10 @@ def test_fold_constants_pass_folds_chain_in_one_walk():
           s = Mul (t, half)
           y = MatMul (x, s)
         }""",
-        w=RNG.normal(size=(3, 4)).astype(np.float32),
+        w=rng.normal(size=(3, 4)).astype(np.float32),
         half=np.float32(0.5),
     )
-    x = RNG.normal(size=(2, 4)).astype(np.float32)
+    x = rng.normal(size=(2, 4)).astype(np.float32)
     before = run(model, x)
     fold_constants(model)
     assert [node.op_type for node in model.graph] == ["MatMul"]

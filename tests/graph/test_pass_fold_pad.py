@@ -6,13 +6,12 @@ from graph_runs import run, text_model
 
 from quantkit.graph.passes.spatial import fold_pad
 
-RNG = np.random.default_rng(5)
 CONV = "y = Conv <kernel_shape = [3, 3], pads = [1, 0, 0, 1]> (p, w)"
 
 
 def model_of(body, out="N, 6, A, B", **constants):
     if ", w)" in body:
-        constants["w"] = RNG.normal(size=(6, 4, 3, 3)).astype(np.float32)
+        constants["w"] = np.random.default_rng(5).normal(size=(6, 4, 3, 3)).astype(np.float32)
     return text_model(
         f"""<ir_version: 8, opset_import: ["" : 18]>
         g (float[N, 4, 7, 7] x) => (float[{out}] y) {{ {body} }}""",
@@ -35,9 +34,9 @@ ASYMMETRIC = np.array([0, 0, 0, 1, 0, 0, 2, 3], np.int64)
     ],
     ids=["without value", "value zero", "with axes"],
 )
-def test_fold_pad_pass_folds_into_conv(body, constants):
+def test_fold_pad_pass_folds_into_conv(body, constants, rng):
     model = model_of(body, **constants)
-    x = RNG.normal(size=(2, 4, 7, 7)).astype(np.float32)
+    x = rng.normal(size=(2, 4, 7, 7)).astype(np.float32)
     before = run(model, x)
     fold_pad(model)
     (conv,) = model.graph
@@ -46,10 +45,10 @@ def test_fold_pad_pass_folds_into_conv(body, constants):
 
 
 @pytest.mark.parametrize("include", [0, 1])
-def test_fold_pad_pass_average_pool_counts_zeros_as_before(include):
+def test_fold_pad_pass_average_pool_counts_zeros_as_before(include, rng):
     pool = f"y = AveragePool <kernel_shape = [3, 3], count_include_pad = {include}> (p)"
     model = model_of(f"p = Pad (x, pads) {pool}", "N, 4, A, B", pads=np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
-    x = RNG.normal(size=(2, 4, 7, 7)).astype(np.float32)
+    x = rng.normal(size=(2, 4, 7, 7)).astype(np.float32)
     before = run(model, x)
     fold_pad(model)
     assert len(model.graph) == 1
@@ -70,7 +69,7 @@ LEFT_ALONE = {
     ),
     "read by an addition too": (
         "p = Pad (x, pads) c = Conv <kernel_shape = [1, 1]> (p, v) y = Add (c, p)",
-        {"pads": ASYMMETRIC, "v": RNG.normal(size=(4, 4, 1, 1)).astype(np.float32)},
+        {"pads": ASYMMETRIC, "v": np.random.default_rng(6).normal(size=(4, 4, 1, 1)).astype(np.float32)},
     ),
 }
 
@@ -81,7 +80,7 @@ def test_fold_pad_pass_leaves_other_nodes_alone(body, constants):
     assert not fold_pad(model_of(body, out, **constants))
 
 
-def test_fold_pad_pass_padded_channels_are_left_alone():
+def test_fold_pad_pass_padded_channels_are_left_alone(rng):
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 18]>
         g (float[N, 2, 7, 7] x) => (float[N, 6, 7, 7] y) {
@@ -89,6 +88,6 @@ def test_fold_pad_pass_padded_channels_are_left_alone():
           y = Conv <kernel_shape = [1, 1]> (p, v)
         }""",
         pads=np.array([0, 1, 0, 0, 0, 1, 0, 0], np.int64),
-        v=RNG.normal(size=(6, 4, 1, 1)).astype(np.float32),
+        v=rng.normal(size=(6, 4, 1, 1)).astype(np.float32),
     )
     assert not fold_pad(model)

@@ -6,8 +6,7 @@ from graph_runs import run, text_model
 
 from quantkit.graph.passes.spatial import global_pool
 
-RNG = np.random.default_rng(9)
-X = RNG.normal(size=(2, 3, 5, 6)).astype(np.float32)
+X = np.random.default_rng(9).normal(size=(2, 3, 5, 6)).astype(np.float32)
 
 
 def model_of(body, opset, out, **constants):

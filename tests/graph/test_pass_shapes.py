@@ -6,8 +6,6 @@ from graph_runs import run, text_model
 
 from quantkit.graph.passes.shapes import constant_shapes
 
-RNG = np.random.default_rng(4)
-
 
 def model_of(body, out, dims="N, 8, 4, 4", **constants):
     return text_model(
@@ -42,31 +40,31 @@ SLICED = """s = Shape (x) a = Slice (s, zero1, one1) f = Concat <axis = 0> (a, m
     ids=["flatten by view(x.size(0), -1)", "channel shuffle", "leading sizes by Slice", "Slice with steps"],
 )
 @pytest.mark.parametrize("batch", [1, 3])
-def test_constant_shapes_pass_batch_size_is_repeated(body, out, constants, expected, batch):
+def test_constant_shapes_pass_batch_size_is_repeated(body, out, constants, expected, batch, rng):
     model = model_of(body, out, **constants)
-    x = RNG.normal(size=(batch, 8, 4, 4)).astype(np.float32)
+    x = rng.normal(size=(batch, 8, 4, 4)).astype(np.float32)
     before = run(model, x)
     constant_shapes(model)
     assert reshape_constant(model) == expected
     np.testing.assert_array_equal(run(model, x), before)
 
 
-def test_constant_shapes_pass_multiple_of_batch_becomes_minus_one():
+def test_constant_shapes_pass_multiple_of_batch_becomes_minus_one(rng):
     """Attention in torch puts batch and heads on one axis."""
     body = """s = Shape (x) n = Gather (s, zero) h = Mul (n, heads) u = Unsqueeze (h, axis)
       f = Concat <axis = 0> (first, u, last) y = Reshape (x, f)"""
     model = model_of(body, "8, M, 4", zero=0, heads=4, axis=[0], first=[8], last=[4])
-    x = RNG.normal(size=(3, 8, 4, 4)).astype(np.float32)
+    x = rng.normal(size=(3, 8, 4, 4)).astype(np.float32)
     before = run(model, x)
     constant_shapes(model)
     assert reshape_constant(model) == [8, -1, 4]
     np.testing.assert_array_equal(run(model, x), before)
 
 
-def test_constant_shapes_pass_batch_in_other_place_becomes_minus_one():
+def test_constant_shapes_pass_batch_in_other_place_becomes_minus_one(rng):
     body = "s = Shape <start = 0, end = 1> (x) f = Concat <axis = 0> (head, s) y = Reshape (x, f)"
     model = model_of(body, "128, N", head=[128])
-    x = RNG.normal(size=(3, 8, 4, 4)).astype(np.float32)
+    x = rng.normal(size=(3, 8, 4, 4)).astype(np.float32)
     before = run(model, x)
     constant_shapes(model)
     assert reshape_constant(model) == [128, -1]

@@ -255,7 +255,7 @@ def test_prepare_old_nearest_resize_in_both_directions_is_refused():
 
 @pytest.mark.parametrize("smaller", [np.array([1, 1, 0.6, 0.45]), np.array([1, 1, 0.3, 0.7])])
 @pytest.mark.parametrize("inner", [False, True], ids=["outer scales", "inner scales"])
-def test_old_nearest_resize_that_shrinks_in_a_condition_reads_the_same_pixels(smaller, inner, tmp_path):
+def test_prepare_old_nearest_resize_in_condition_reads_same_pixels(smaller, inner, tmp_path):
     scales = numpy_helper.from_array(smaller.astype(np.float32), "scales")
 
     def branch(name):

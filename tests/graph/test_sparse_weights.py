@@ -11,8 +11,7 @@ from quantkit.errors import ModelError
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
 
-RNG = np.random.default_rng(5)
-IMAGE = RNG.normal(size=(2, 3, 8, 8)).astype(np.float32)
+IMAGE = np.random.default_rng(5).normal(size=(2, 3, 8, 8)).astype(np.float32)
 
 
 def sparse(dense, name, *, flat=False, **changed):
@@ -50,8 +49,8 @@ def model_with(weight, *, constant=False, nested=False):
 @pytest.mark.parametrize(
     "how", [{}, {"constant": True}, {"nested": True}], ids=["initializer", "constant", "in a branch"]
 )
-def test_sparse_weights_compute_what_onnxruntime_computes_with_dense_ones(how, flat, tmp_path):
-    dense = RNG.normal(size=(4, 3, 3, 3)).astype(np.float32) * (RNG.random((4, 3, 3, 3)) < 0.2)
+def test_sparse_weights_compute_what_onnxruntime_computes_with_dense_ones(how, flat, tmp_path, rng):
+    dense = rng.normal(size=(4, 3, 3, 3)).astype(np.float32) * (rng.random((4, 3, 3, 3)) < 0.2)
     path = tmp_path / "sparse.onnx"
     onnx.save(model_with(sparse(dense, "w", flat=flat), **how), path)
     plain = onnx.load(path)

@@ -11,7 +11,7 @@ from models import tiny_model, write_images
 from quantkit.config.method import Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
-from quantkit.errors import ConfigError, ProvenanceError, StatisticsError
+from quantkit.errors import ConfigError, ProvenanceError, StatisticsError, UsageError
 from quantkit.evaluation.predictions_file import VERSION, load_predictions
 from quantkit.numerics import NUMERIC_VERSION
 from quantkit.runs.folder import RunFolder
@@ -69,11 +69,32 @@ def test_record_of_another_version_says_so_and_what_to_do(folder: Path, change: 
     else:
         plain["version"] = 2
     path.write_text(json.dumps(plain))
-    said = r"was written by another version of quantkit \(\d.* or delete this file and run quantkit calibrate again"
+    said = r"was written by another version of quantkit \(\d.* or replace this one with quantkit calibrate --fresh"
     with pytest.raises(ConfigError, match=said):
         quantize(folder / "run")
-    path.unlink()
-    assert _calibrate(folder).reused  # the advice keeps the statistics
+    assert not _calibrate(folder, fresh=True).reused
+    quantize(folder / "run")
+
+
+@pytest.mark.parametrize("name", ["int8.onnx", "ranges.csv", "vamc.yaml", "calibration.csv", "vdsp_params.json"])
+def test_calibrate_replaces_no_file_that_it_did_not_write(folder: Path, name: str) -> None:
+    path = folder / "run" / name
+    path.parent.mkdir()
+    path.write_text("my own")
+    with pytest.raises(UsageError, match=f"this is not a run folder, and its {name} would be replaced; give another"):
+        _calibrate(folder)
+    assert path.read_text() == "my own"
+    _calibrate(folder, fresh=True)
+
+
+def test_calibrate_set_with_the_name_of_a_file_of_the_run_is_refused(folder: Path) -> None:
+    manifest = folder / "run/calibration.csv"
+    build_calibration_set(folder / "images", count=100).save(manifest)
+    before = manifest.read_bytes()
+    for fresh in (False, True):
+        with pytest.raises(UsageError, match="the calibration set has the name of a file of the run"):
+            calibrate(folder / "tiny.onnx", manifest, PIPELINE, run=folder / "run", fresh=fresh)
+    assert manifest.read_bytes() == before
 
 
 @pytest.mark.parametrize("origin", [{"version": VERSION + 1}, {"version": VERSION, "classes": 3, "model_digest": ""}])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from quantkit.stats.convergence import ConvergencePoint, next_point, remaining_error, settling_note
+from quantkit.stats.convergence import ConvergencePoint, images_enough, next_point, remaining_error, settling_note
 
 
 def point(images, moved, method="percentile"):
@@ -72,3 +72,10 @@ def test_settling_note_is_silent_where_ranges_are_settled():
     assert settling_note([point(913, 0.03)], 1000, "kl", 1000) is None
     # Merged statistics hold no points, and are not of few images.
     assert settling_note([], 1000, "percentile", 1000) is None
+
+
+def test_images_enough_counts_from_the_last_large_change():
+    points = [point(16, 0.2), point(24, 0.004), point(36, 0.05), point(54, 0.003), point(81, 0.005)]
+    assert images_enough(points, "percentile", 0.005) == 54
+    assert images_enough(points[:3], "percentile", 0.005) is None
+    assert images_enough(points, "kl", 0.005) is None

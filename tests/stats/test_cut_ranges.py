@@ -5,6 +5,7 @@ import pytest
 
 from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
 from quantkit.notes import NoteKind, grouped
+from quantkit.numerics import Range
 from quantkit.stats.cut_ranges import cut_range_notes, expected_sqnr_db
 from quantkit.stats.observed import Observed
 from quantkit.stats.observer import Observer
@@ -53,6 +54,11 @@ def test_cut_range_notes_are_silent_for_usual_activations(method: Method) -> Non
     found = observed(normal=x, relu=np.maximum(x, 0), laplace=rng.laplace(size=50_000), constant=np.ones(10))
     for target in (ORT, VACC):
         assert not list(cut_range_notes(found, solve_observed(found, method, target), method, target))
+
+
+def test_expected_sqnr_of_zeros_is_infinite() -> None:
+    found = observed(x=np.zeros(100))
+    assert expected_sqnr_db(found.tensors["x"], Range(0.0, 1.0), ORT) == float("inf")
 
 
 def test_expected_sqnr_is_that_of_the_raw_values() -> None:

@@ -120,8 +120,8 @@ def test_observer_non_finite_values_are_counted_apart() -> None:
     assert (statistics.count, statistics.lo, statistics.hi) == (2, 1.0, 2.0)
 
 
-def test_observer_full_counters_are_drained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantkit.stats.observer._DRAIN_AT", 1000)
+def test_observer_full_counters_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantkit.stats.kernel._CAPACITY", 1000)
     x = np.ones(600, np.float32)
     assert observed(x, x, x, x).count == 2400
 

@@ -73,7 +73,7 @@ def parquet_source(root: Location, blobs: Sequence[Blob], faults: Faults) -> Ima
         raise CalibrationSetError("no images found in it", where=root)
     items = tuple(ParquetItem(file, row, id) for (file, row), id in zip(rows, _ids(rows), strict=True))
     labels = _joined_labels(root, files, rows)
-    names = files[0].rows.class_names
+    names = files[0].class_names
     return ImageSource(
         root,
         items,
@@ -96,8 +96,8 @@ def _sound_files(blobs: Sequence[Blob], faults: Faults) -> Iterator[ParquetImage
 
 
 def _sound_rows(file: ParquetImages, faults: Faults) -> Iterator[int]:
-    nulls = set(file.rows.nulls)
-    for row in range(file.rows.starts[-1]):
+    nulls = set(file.nulls)
+    for row in range(file.starts[-1]):
         if row in nulls:
             faults.damaged("the row has no image (null)", file.where(row), "remove the row")
         else:
@@ -107,14 +107,14 @@ def _sound_rows(file: ParquetImages, faults: Faults) -> Iterator[int]:
 def _joined_labels(
     root: Location, files: Sequence[ParquetImages], rows: Sequence[tuple[ParquetImages, int]]
 ) -> NDArray[np.int64] | None:
-    without = [file for file in files if file.rows.labels is None]
+    without = [file for file in files if file.labels is None]
     if without and len(without) < len(files):
         raise LabelError("it has no column label, and other files have", where=without[0].blob.name, fix=LAYOUT)
     if without:
         return None
-    if len({file.rows.class_names for file in files}) > 1:
+    if len({file.class_names for file in files}) > 1:
         raise LabelError("the files have different classes", where=root, fix="give the files of one data set")
-    values = [int(file.rows.labels[row]) for file, row in rows if file.rows.labels is not None]
+    values = [int(file.labels[row]) for file, row in rows if file.labels is not None]
     unlabelled = values.count(NO_LABEL)
     if unlabelled == len(values):
         return None  # the test split of ImageNet
@@ -126,14 +126,14 @@ def _joined_labels(
 
 def _ids(rows: Sequence[tuple[ParquetImages, int]]) -> list[str]:
     """Return an id for each row: the file name of its image if all are present and unique, else file and row."""
-    names = [file.rows.names[row] for file, row in rows]
+    names = [file.names[row] for file, row in rows]
     if all(names) and len(set(names)) == len(names):
         return names
     several = max(Counter(file.stem for file in {file for file, _ in rows}).values()) > 1
     suffixes = {file: file.suffix() for file in dict.fromkeys(file for file, _ in rows)}
     ids = []
     for file, row in rows:
-        suffix = PurePosixPath(file.rows.names[row]).suffix
+        suffix = PurePosixPath(file.names[row]).suffix
         if suffix.lower() not in IMAGE_SUFFIXES:
             suffix = suffixes[file]
         stem = re.sub(r"[^\w.=-]+", "_", file.blob.name).strip("_") if several else file.stem

@@ -8,7 +8,6 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,9 +28,12 @@ NO_LABEL = -1
 _SUFFIX_BY_START = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a file, without their images.
+class ParquetImages:
+    """The image column of a parquet file, by row; thread-safe.
+
+    Args:
+        blob: the file.
+        with_labels: read the label column.
 
     Attributes:
         names: file name of each row's image, empty if the file has none.
@@ -39,21 +41,6 @@ class Rows:
         nulls: rows without an image, according to the statistics of the file.
         starts: the first row of each row group, and the number of rows.
         class_names: class names from the metadata of Hugging Face, empty without.
-    """
-
-    names: tuple[str, ...]
-    labels: NDArray[np.int64] | None
-    nulls: tuple[int, ...]
-    starts: tuple[int, ...]
-    class_names: tuple[str, ...]
-
-
-class ParquetImages:
-    """The image column of a parquet file, by row; thread-safe.
-
-    Args:
-        blob: the file.
-        with_labels: read the label column.
 
     Raises:
         CalibrationSetError: the file is not a parquet file, is damaged, or lacks the columns.
@@ -67,7 +54,8 @@ class ParquetImages:
         try:
             schema = self._file.schema_arrow
             self._column, self._has_path = _image_column(schema, blob)
-            self.rows = self._read_rows(schema)
+            self._read_rows(schema)
+            self.class_names = _class_names(schema)
         except QuantkitError:
             raise
         except Exception as error:  # arrow raises any class for a damaged file
@@ -86,9 +74,9 @@ class ParquetImages:
         Raises:
             ImageError: the row group cannot be read, or the row has no image.
         """
-        group = int(np.searchsorted(self.rows.starts, row, side="right")) - 1
+        group = int(np.searchsorted(self.starts, row, side="right")) - 1
         column = KEPT.get(self, group)
-        value = column[row - self.rows.starts[group]].as_py()
+        value = column[row - self.starts[group]].as_py()
         if not isinstance(value, bytes):
             raise ImageError("the row has no image (null)", where=self.where(row), fix="remove the row")
         if not 0 < len(value) <= MAX_FILE_BYTES:
@@ -144,23 +132,23 @@ class ParquetImages:
         columns = (metadata.column(index) for index in range(metadata.num_columns))
         return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == self._column)
 
-    def _read_rows(self, schema: Any) -> Rows:
+    def _read_rows(self, schema: Any) -> None:
         wanted = (["image.path"] if self._has_path else []) + (
             ["label"] if self._with_labels and "label" in schema.names else []
         )
         metadata = self._file.metadata
         table = self._file.read(columns=wanted, use_threads=False) if wanted else None
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        starts = tuple(np.cumsum([0, *counts]).tolist())
-        if not starts[-1]:
+        self.starts: tuple[int, ...] = tuple(np.cumsum([0, *counts]).tolist())
+        if not self.starts[-1]:
             raise CalibrationSetError("it has no rows", where=self.blob.name)
-        names = [""] * starts[-1]
+        self.names = ("",) * self.starts[-1]
         if self._has_path:
             assert table is not None
             paths = _leaf(table.column("image").combine_chunks()).to_pylist()
-            names = [_file_name(path) for path in paths]
-        labels = None if "label" not in wanted or table is None else self._labels(table.column("label"))
-        return Rows(tuple(names), labels, self._nulls(counts), starts, _class_names(schema))
+            self.names = tuple(_file_name(path) for path in paths)
+        self.labels = None if "label" not in wanted or table is None else self._labels(table.column("label"))
+        self.nulls = self._nulls(counts)
 
     def _labels(self, column: Any) -> NDArray[np.int64]:
         import pyarrow

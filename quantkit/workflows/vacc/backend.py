@@ -61,6 +61,11 @@ class VaccBackend:
             plain["calibration_folder"] = Path(plain["calibration_folder"])
         return cls(VamcOptions(**plain))
 
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """The build files, the set without outliers, and the preprocessing for the card."""
+        return (BUILD_FILE, ADVISED, CARD_SET, VDSP)
+
     def options_json(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, as JSON values."""
         defaults = asdict(VamcOptions())
@@ -133,7 +138,7 @@ class VaccBackend:
 
     def remove_files(self, folder: RunFolder, models: Collection[str]) -> None:
         """Remove the files of models that are removed from a run: their build files, and those of the whole run."""
-        for name in (BUILD_FILE, ADVISED, CARD_SET, VDSP, *map(build_file_name, models)):
+        for name in (*self.file_names, *map(build_file_name, models)):
             (folder.path / name).unlink(missing_ok=True)
 
     def tune_limits(self, budget: FloatBudget) -> FloatBudget:

@@ -20,8 +20,7 @@ from quantkit.data.sources import iterables
 from quantkit.data.sources.open import open_source
 from quantkit.errors import CalibrationSetError, ImageError, LabelError, NumericError, QuantkitError, UsageError
 
-RNG = np.random.default_rng(22)
-ARRAYS = RNG.normal(size=(9, 3, 4, 5)).astype(np.float32)
+ARRAYS = np.random.default_rng(22).normal(size=(9, 3, 4, 5)).astype(np.float32)
 LABELS = np.array([0, 1, 2] * 3)
 
 

@@ -27,12 +27,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 
 @pytest.fixture
-def rng() -> np.random.Generator:
-    """Seeded random numbers."""
-    return np.random.default_rng(20240601)
-
-
-@pytest.fixture
 def photos(tmp_path: Path, rng: np.random.Generator) -> Path:
     """Three cats and three dogs of different sizes."""
     folder = tmp_path / "photos"
