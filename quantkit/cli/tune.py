@@ -194,12 +194,16 @@ def _print(done: "Tuning", json: Path | None) -> None:
 def _table(done: "Tuning") -> "Table":
     from quantkit.report.tables import plain_table, points
 
-    figures = ("KL, 1e-3", "SQNR, dB", "Δ top-1, points", "agree", "float")
-    title = "trials: KL and SQNR on calibration images; difference to fp32 with its 95 % interval on held-out images"
+    figures = ("distance", "SQNR, dB", "Δ top-1, points", "agree", "float")
+    title = (
+        "trials: distance from fp32 (kept: 1) and SQNR on calibration images; difference to fp32 with its 95 % "
+        "interval on held-out images"
+    )
     table = plain_table(title, ["recipe"], figures)
     for one in done.trials:
         evaluated = one.holdout
-        near = [f"{1e3 * one.closeness.kl:.3g}", f"{one.closeness.sqnr_db:.1f}"]
+        distance = done.relative_distance(one)
+        near = ["" if distance is None else f"{distance:.2f}", f"{one.closeness.sqnr_db:.1f}"]
         cells = ["", ""]
         if evaluated is not None:
             difference = points(100.0 * evaluated.delta, evaluated.ci95.scaled(100.0))

@@ -137,8 +137,16 @@ class Tuning(Records):
         return conclusion(self.outcome, self.goal, self.trials)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row per trial, in order: nats, dB, points, percent and seconds."""
-        return [_row(trial) for trial in self.trials]
+        """Return one row per trial, in order: distance (kept: 1), nats, dB, points, percent and seconds."""
+        return [_row(trial, self.relative_distance(trial)) for trial in self.trials]
+
+    def relative_distance(self, trial: Trial) -> float | None:
+        """Return the distance from fp32, the figure that recipes are ranked by, relative to that of the kept trial.
+
+        None where the kept model is equal to fp32.
+        """
+        kept = self.outcome.best.closeness.distance
+        return trial.closeness.distance / kept if kept > 0.0 else None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -375,11 +383,12 @@ def _finished_model(subject: TuningTask, recipe: Recipe, product: Product, files
     )
 
 
-def _row(trial: Trial) -> dict[str, Any]:
+def _row(trial: Trial, distance: float | None) -> dict[str, Any]:
     holdout = trial.holdout
     return {
         "stage": str(trial.stage),
         "recipe": trial.recipe.describe(),
+        "distance": distance,
         "kl": trial.closeness.kl,
         "sqnr_db": trial.closeness.sqnr_db,
         "delta_top1": None if holdout is None else 100.0 * holdout.delta,

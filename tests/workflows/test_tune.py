@@ -1,4 +1,4 @@
-"""Tuning of a run: what it writes holds what it says, interrupted it goes on, and the card gets what was foretold."""
+"""Tuning of a run: the files it writes, resumption after an interruption, and the files for the card."""
 
 import json
 from dataclasses import replace
@@ -105,6 +105,17 @@ def test_tune_kept_model_has_figures_of_log(run: Path) -> None:
     assert versus is not None
     assert versus.agreement == pytest.approx(100 * best.holdout.agreement)
     assert result.images == best.holdout.images
+
+
+def test_tune_rows_distances_rank_the_trials(run: Path) -> None:
+    done = tune(run, EVERYTHING)
+    distances = [row["distance"] for row in done.rows()]
+    best = done.trials.index(done.outcome.best)
+    assert distances[best] == 1.0
+    assert distances[0] == done.trials[0].closeness.distance / done.outcome.best.closeness.distance
+    exact = replace(done.outcome.best, closeness=replace(done.outcome.best.closeness, expected_kl=0.0))
+    equal = replace(done, outcome=replace(done.outcome, best=exact))
+    assert {row["distance"] for row in equal.rows()} == {None}
 
 
 def test_tune_first_trial_is_model_of_calibrate(run: Path) -> None:
