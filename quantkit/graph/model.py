@@ -172,7 +172,7 @@ def _parse(path: Path) -> ir.Model:
     if not path.is_file():
         raise ModelError("there is no such model file", where=path)
     try:
-        model = _with_dense_weights(path)
+        model = parse_file(path)
     except ModelError as error:
         raise ModelError(error.what, where=path, fix=error.fix) from error
     except DecodeError as error:
@@ -187,8 +187,13 @@ def _parse(path: Path) -> ir.Model:
     return model
 
 
-def _with_dense_weights(path: Path) -> ir.Model:
-    """Parse a file as `onnx_ir.load` does, with its sparse weights as dense ones."""
+def parse_file(path: Path) -> ir.Model:
+    """Parse a file as `onnx_ir.load` does, with its sparse weights as dense ones; nothing is checked.
+
+    Raises:
+        ModelError: a sparse weight is not valid, or too large as a dense one.
+        Exception: the file cannot be read, or is not an ONNX file; protobuf and its readers raise several classes.
+    """
     proto = onnx.load(path, format="protobuf", load_external_data=False)
     make_dense(proto)
     model = ir.from_proto(proto)

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from quantkit.errors import ModelError
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
+from quantkit.vendors.vacc.onnx_facts import read_facts
 
 IMAGE = np.random.default_rng(5).normal(size=(2, 3, 8, 8)).astype(np.float32)
 
@@ -81,3 +82,12 @@ def test_damaged_sparse_weights_are_refused_in_one_line(changed, said, tmp_path)
     onnx.save(model_with(sparse(dense, "w", **changed)), path)
     with pytest.raises(ModelError, match=said):
         read_model(path)
+
+
+def test_sparse_weights_are_seen_by_the_check_of_build_files(tmp_path):
+    dense = IMAGE[:1].repeat(4, axis=0)[:, :, :3, :3] * (IMAGE[:1, :, :3, :3] > 0)
+    onnx.save(model_with(sparse(dense, "w")), tmp_path / "sparse.onnx")
+    assert read_facts(tmp_path / "sparse.onnx").convolutions == 1
+    onnx.save(model_with(sparse(dense, "w", dims=(-1, 3, 3, 3))), tmp_path / "damaged.onnx")
+    with pytest.raises(ModelError, match=r"damaged.onnx: the sparse weight 'w' is not valid: a size is negative"):
+        read_facts(tmp_path / "damaged.onnx")

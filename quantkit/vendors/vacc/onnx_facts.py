@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx_ir as ir
-
 from quantkit.errors import ModelError
 from quantkit.files import reason
 from quantkit.graph.analysis.selection import conv2d_nodes
 from quantkit.graph.analysis.values import dims
+from quantkit.graph.model import parse_file
 from quantkit.graph.repair import free_sizes
 
 Dimensions = tuple[int | None, ...]
@@ -47,7 +46,9 @@ def read_facts(path: Path) -> OnnxFacts:
         ModelError: the file cannot be read or is not an ONNX model.
     """
     try:
-        model = ir.load(path)
+        model = parse_file(path)
+    except ModelError as error:
+        raise ModelError(error.what, where=path, fix=error.fix) from error
     except OSError as error:
         raise ModelError(f"cannot read the model ({reason(error)})", where=path) from error
     except Exception as error:  # protobuf and its readers raise any class for damaged bytes
