@@ -11,6 +11,7 @@ from quantkit.config.project import PROJECT_FILE, Project
 from quantkit.config.settings import Settings
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.engine.classifier import read_classifier
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.progress import Progress
 from quantkit.runs.folder import RunFolder
@@ -69,9 +70,18 @@ class CalibrationSettings:
         """Return the manifest; a set to be drawn is saved in the run folder.
 
         It never replaces another one there: the run may be of that one, and is not yet known to be replaced.
+
+        Raises:
+            ModelError: the model of a set to be drawn cannot be read, or is no image classifier.
+            ConfigError: the preprocessing does not fit it.
+            CalibrationSetError: there are fewer usable images than requested.
+            LabelError: labels are missing or malformed.
+            OutputError: the set cannot be saved.
         """
         if isinstance(self.set, Path):
             return self.set
+        # Before images are decoded, and a run folder is made.
+        read_classifier(self.model, output=self.output, inputs=self.inputs).check(self.pipeline)
         drawn = build_calibration_set(**vars(self.set), progress=progress)
         folder = RunFolder(self.run)
         own = DRAWN_SET.replace(".csv", f"-{drawn.digest.removeprefix('sha256:')[:8]}.csv")

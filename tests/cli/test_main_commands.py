@@ -230,3 +230,12 @@ def test_calibrate_other_draw_that_is_refused_leaves_set_of_run(folder: Path, ru
     assert (record.set.images, set_of_run(record).digest) == (12, record.set.digest)
     run(folder, *draw, "8", "--fresh")
     assert Path(RunFolder(folder / "drawn").read().set.path).name == "set.csv"
+
+
+def test_calibrate_faults_of_the_model_come_before_a_set_is_drawn(folder: Path, run: Run) -> None:
+    draw = ("--images", "images", "--run", "undrawn", "--count", "8")
+    _, err = run(folder, "calibrate", "gone.onnx", "--preset", "pipeline.yaml", *draw, code=7)
+    assert err == "error: gone.onnx: there is no such model file\n"
+    _, err = run(folder, "calibrate", "tiny.onnx", "--preset", "digits", *draw, code=3)
+    assert "the model needs 3 channels, and the pipeline gives 1" in err
+    assert not (folder / "undrawn").exists()
