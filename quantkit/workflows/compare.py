@@ -62,9 +62,9 @@ class ModelComparison(Comparison):
         (50, ['fp32', 'kl'])
     """
 
-    subject: ComparedModel | DeviceResults
+    subject: ComparedModel | DeviceResults = field(repr=False)
     answers: tuple[EvaluatedModel, ...] = field(repr=False)
-    source: ImageSource
+    source: ImageSource = field(repr=False)
     pipeline: Pipeline
     run: Path | None
     notes: tuple[str, ...] = ()

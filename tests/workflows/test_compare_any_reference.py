@@ -215,6 +215,12 @@ def test_compare_unknown_models_are_refused(model: str, match: str, folder: Path
         compared(folder, str(folder / "fp32.onnx"), model)
 
 
+def test_compare_result_is_shown_without_graph_and_images(folder: Path) -> None:
+    shown = [repr(compare(["fp32", "int8"], run=folder / "run", limit=limit, drift_images=0)) for limit in (8, 16)]
+    assert abs(len(shown[0]) - len(shown[1])) < 500
+    assert not any(word in one for one in shown for word in ("Graph(", "FileItem"))
+
+
 def test_compare_negative_number_of_drift_images_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"^drift_images: invalid number of images -1; give a number from 0 up"):
         compare([folder / "a.onnx", folder / "b.onnx"], drift_images=-1)
