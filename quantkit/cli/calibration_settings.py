@@ -10,11 +10,10 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.config.project import PROJECT_FILE, Project
 from quantkit.config.settings import Settings
 from quantkit.data.build_set import build_calibration_set
-from quantkit.data.calibration_set import CalibrationSet
 from quantkit.engine.classifier import read_classifier
-from quantkit.errors import CalibrationSetError, UsageError
+from quantkit.errors import UsageError
 from quantkit.progress import Progress
-from quantkit.runs.folder import RunFolder
+from quantkit.runs.folder import RunFolder, set_digest
 from quantkit.targets import Target
 from quantkit.workflows.backends import Backend, backends_from
 from quantkit.workflows.project import run_of_model
@@ -90,7 +89,7 @@ class CalibrationSettings:
                 if not path.exists():
                     drawn.save(path)
                     return path
-                if _digest(path) == drawn.digest:
+                if set_digest(path) == drawn.digest:
                     return path
             drawn.save(path)
         return path
@@ -163,14 +162,6 @@ def merged_settings(
     merged.add("batch", execution.batch if execution.batch != 1 else None, given=execution.batch)
     merged.add("run", settings.run, given=given.run, key="run")
     return merged
-
-
-def _digest(path: Path) -> str | None:
-    """Return the digest of a set, None if it cannot be read."""
-    try:
-        return CalibrationSet.load(path).digest
-    except CalibrationSetError:
-        return None
 
 
 def _set(given: CalibrateOptions, project: Project) -> Path | Draw:

@@ -157,7 +157,6 @@ def evaluate(
     pipeline: Pipeline,
     *,
     threads: int,
-    progress: Callable[[int], None] | None = None,
     load: Load | None = None,
     answer: Answer | None = None,
 ) -> Iterator[ModelScores]:
@@ -177,8 +176,6 @@ def evaluate(
     every = [[True] * len(models)] * len(images)
     answered = answer_in_batches(models, every, read, threads=threads) if answer is None else answer(every)
     for answers in answered:
-        if progress is not None:
-            progress(answers.index + 1)
         yield ModelScores(answers.index, [scores for scores in answers.scores if scores is not None])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from quantkit.evaluation.paired import Interval
 from quantkit.report.html import Html, element
-from quantkit.report.tables import ABSENT, points
+from quantkit.report.tables import points
 
 # A space that keeps a number and its unit on one line.
 SPACE = "\u00a0"
@@ -137,11 +137,6 @@ def tensor_button(name: str) -> Html:
 def muted(text: str) -> Html:
     """Return an explanatory paragraph."""
     return element("p", text, class_="muted")
-
-
-def percent(value: float | None) -> str:
-    """Format a figure in percent."""
-    return ABSENT if value is None else f"{value:.2f}"
 
 
 def _text(place: int, text_columns: int) -> str | None:

@@ -231,11 +231,11 @@ def _cells(comparison: Comparison, model: ModelResult) -> tuple[str, ...]:
     top1 = None if versus is None else versus.top1
     cells = [model.name]
     if comparison.labelled:
-        cells += [_percent(model.top1), _percent(model.top5)]
+        cells += [percent(model.top1), percent(model.top5)]
         cells += [ABSENT, ABSENT] if top1 is None else [points(top1.value, top1.ci95), p_value(top1.mcnemar_p)]
     else:
         cells.append(ABSENT if versus is None or versus.kl is None else f"{versus.kl:.4f}")
-    cells += [ABSENT if versus is None else _percent(versus.agreement), size(model.bytes)]
+    cells += [ABSENT if versus is None else percent(versus.agreement), size(model.bytes)]
     if _timed(comparison):
         cells.append(ABSENT if model.latency_ms is None else f"{model.latency_ms:.3g}")
     return tuple(cells)
@@ -250,7 +250,8 @@ def _signed(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}".replace("-", MINUS)
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Format a figure in percent."""
     return ABSENT if value is None else f"{value:.2f}"
 
 

@@ -329,7 +329,7 @@ def _located(record: RunRecord, folder: Path) -> RunRecord:
     model = model.model_copy(update={"path": _locate(folder, model.path, model.absolute, model.sha256, _model_digest)})
     chosen = record.set
     if chosen.path:
-        found = _locate(folder, chosen.path, chosen.absolute, chosen.digest, _set_digest)
+        found = _locate(folder, chosen.path, chosen.absolute, chosen.digest, set_digest)
         chosen = chosen.model_copy(update={"path": found})
     return record.model_copy(update={"model": model, "set": chosen})
 
@@ -355,7 +355,8 @@ def _model_digest(path: Path) -> str | None:
         return None
 
 
-def _set_digest(path: Path) -> str | None:
+def set_digest(path: Path) -> str | None:
+    """Return the digest of the set in a manifest, None if it cannot be read."""
     try:
         return CalibrationSet.load(path).digest
     except CalibrationSetError:

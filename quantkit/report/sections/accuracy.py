@@ -5,8 +5,8 @@ from typing import Any
 from quantkit.evaluation.result import Comparison, ModelResult
 from quantkit.report.data import ReportData
 from quantkit.report.html import element, fragment
-from quantkit.report.layout import SPACE, Cell, Chart, Section, interval_row, muted, percent, table
-from quantkit.report.tables import ABSENT, milliseconds, p_value, points, size
+from quantkit.report.layout import SPACE, Cell, Chart, Section, interval_row, muted, table
+from quantkit.report.tables import ABSENT, milliseconds, p_value, percent, points, size
 
 
 def accuracy_section(data: ReportData) -> Section:
