@@ -95,7 +95,7 @@ def correction(
     options: PlanOptions,
     ranges: Mapping[str, Range],
     images: Images | None,
-    outliers: Collection[str] = (),
+    outliers: Collection[str],
 ) -> Correction:
     """Return the correction of a quantized model: the cached one if it applies, else a new one.
 
