@@ -60,17 +60,13 @@ class Rendering:
         return dump(self.data)
 
 
-def read_spec(document: Document, dialect: Dialect | None = None) -> BuildSpec:
+def read_spec(document: Document) -> BuildSpec:
     """Read a file of either dialect.
-
-    Args:
-        document: the file.
-        dialect: its dialect; by default inferred from its sections.
 
     Raises:
         VendorFileError: the file is of neither dialect, or a value is invalid.
     """
-    return _read(document, dialect or dialect_of(document))[0]
+    return _read(document, dialect_of(document))[0]
 
 
 def _read(document: Document, dialect: Dialect) -> tuple[BuildSpec, list[str]]:
