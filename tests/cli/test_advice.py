@@ -105,3 +105,20 @@ def test_advice_init_of_present_network_continues_with_images(tmp_path: Path, co
     (tmp_path / "quantkit.yaml").unlink()
     (tmp_path / "squeezenet1_1.onnx").touch()
     assert "next: quantkit calib-set build --images FOLDER --out calib.csv" in command("init", "squeezenet1_1")[0]
+
+
+def test_advice_after_eval_of_an_int8_file_compares_it(calibrated: Path, command: Run) -> None:
+    on = ("--images", "images", "--preset", "pipeline.yaml")
+    out, _ = command("eval", "runs/tiny/int8.onnx", *on)
+    assert out.endswith("next: quantkit compare FP32.onnx runs/tiny/int8.onnx --images FOLDER --preset pipeline.yaml\n")
+    out, _ = command("eval", "tiny.onnx", *on)
+    assert out.endswith("next: quantkit calibrate --model tiny.onnx --images FOLDER --preset pipeline.yaml\n")
+
+
+def test_advice_after_calibration_on_all_images_asks_for_others(project: Path, command: Run) -> None:
+    command("calib-set", "build", "--images", "images", "--out", "calib.csv")
+    out, _ = command("calibrate")
+    assert out.endswith("next: quantkit compare fp32 int8 --run runs/tiny --images FOLDER\n")
+    out, _ = command("calibrate", "--images", "images", "--count", "8", "--run", "runs/eight")
+    assert out.endswith("next: quantkit compare fp32 int8 --run runs/eight\n")
+    command(*out.splitlines()[-1].split()[2:])
