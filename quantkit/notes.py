@@ -6,6 +6,7 @@ Workflows return every note; `grouped` decides how they are shown.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class NoteKind(StrEnum):
@@ -37,6 +38,16 @@ class Note(str):
         note = super().__new__(cls, text)
         note.kind, note.number, note.severity = kind, number, severity
         return note
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the note as JSON values."""
+        return {"text": str(self), "kind": self.kind, "number": self.number, "severity": self.severity}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Note":
+        """Return the note that `to_json` was called on."""
+        kind = None if plain["kind"] is None else NoteKind(plain["kind"])
+        return cls(plain["text"], kind, number=plain["number"], severity=plain["severity"])
 
     def with_prefix(self, prefix: str) -> "Note":
         """Return the note prefixed with a text, such as the name of a file."""

@@ -229,16 +229,17 @@ def builder_of(model, target=ORT, work=None, others=None, keep=False):
     work, others = work or small_images(24), others or small_images(24, seed=5)
     selection = SelectionMetric(model, others, threads=2)
 
-    def observe(one, images=None):
+    def observe(one, images=None, before=None):
         names = [name for name in ["input", *all_tensors(one)] if name in float_names(one)]
         observers = {name: Observer() for name in names}
         session = TappedSession(one, names, ordered=True)
-        seen = work[:images]
+        seen = work[:images] if before is None else work[len(before.extremes) : images]
         extremes = np.zeros((len(seen), len(names), 2), np.float32)
         for image, rows in zip(seen, extremes, strict=True):
             for name, value in session.run(image)[1]:
                 rows[names.index(name)] = observers[name].observe(value)[1:]
-        return Observed({name: observer.statistics() for name, observer in observers.items()}, extremes)
+        found = Observed({name: observer.statistics() for name, observer in observers.items()}, extremes)
+        return found if before is None else before.joined(found)
 
     builder = CandidateBuilder(
         model, observe(model), target, PlanOptions(), work, work, observe, selection.largest_change, keep, 2

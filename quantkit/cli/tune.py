@@ -54,7 +54,7 @@ def tune(
         float | None, typer.Option(min=0.0, max=100.0, help="Minimum agreement with fp32, in percent; none by default.")
     ] = None,
     target: TargetOption = None,
-    time: Annotated[str | None, typer.Option(help="Stop after this time, such as 10m; no limit by default.")] = None,
+    time: Annotated[str | None, typer.Option(help="Time limit, e.g. 10m; no limit by default.")] = None,
     run: RunOption = None,
     set_: Annotated[
         Path | None, typer.Option("--set", help="Calibration set, for a model without a run.", show_default="none")
@@ -194,12 +194,16 @@ def _print(done: "Tuning", json: Path | None) -> None:
 def _table(done: "Tuning") -> "Table":
     from quantkit.report.tables import plain_table, points
 
-    figures = ("KL, 1e-3", "SQNR, dB", "Δ top-1, points", "agree", "float")
-    title = "trials: KL and SQNR on calibration images; difference to fp32 with its 95 % interval on held-out images"
+    figures = ("distance", "SQNR, dB", "Δ top-1, points", "agree", "float")
+    title = (
+        "trials: distance from fp32 (kept: 1) and SQNR on calibration images; difference to fp32 with its 95 % "
+        "interval on held-out images"
+    )
     table = plain_table(title, ["recipe"], figures)
     for one in done.trials:
         evaluated = one.holdout
-        near = [f"{1e3 * one.closeness.kl:.3g}", f"{one.closeness.sqnr_db:.1f}"]
+        distance = done.relative_distance(one)
+        near = ["" if distance is None else f"{distance:.2f}", f"{one.closeness.sqnr_db:.1f}"]
         cells = ["", ""]
         if evaluated is not None:
             difference = points(100.0 * evaluated.delta, evaluated.ci95.scaled(100.0))
@@ -211,19 +215,7 @@ def _table(done: "Tuning") -> "Table":
 
 
 def _verdict(done: "Tuning") -> tuple[str, ...]:
-    from quantkit.search.stages import Verdict
-
-    evaluated = done.outcome.best.holdout
-    assert evaluated is not None
-    images = f"on {evaluated.images:,} held-out images"
-    words = {
-        Verdict.MET: f"the budget is met {images}, at the confidence level that allows for repeated evaluation",
-        Verdict.LIKELY: f"the budget is met {images}, but not significantly: evaluate more images to confirm it",
-        Verdict.MISSED: f"the budget is missed {images}; this is the model nearest to fp32 that was found",
-    }
-    lines = [words[done.outcome.verdict]]
-    if done.outcome.out_of_time:
-        lines.append("the time limit ended the search: the same command resumes it")
+    lines = list(done.conclusion)
     if done.rescaling_change is not None:
         lines.append(
             f"shifted and rescaled channels change the fp32 scores by at most {done.rescaling_change:.1e} of their span"

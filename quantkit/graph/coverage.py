@@ -1,6 +1,6 @@
 """Int8 coverage of a network: the share of its layers and of its multiply-adds."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
 from typing import Any
@@ -139,6 +139,13 @@ class Coverage:
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; ``float_layers`` lists every layer."""
         return {**plain_fields(self), "share": self.share}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Coverage":
+        """Return the coverage that `to_json` was called on."""
+        counts = {name: plain[name] for name in ("layers", "int8_layers", "multiply_adds", "int8_multiply_adds")}
+        layers = tuple(FloatLayer(**layer) for layer in plain["float_layers"])
+        return cls(**counts, uncounted=plain["uncounted"], float_layers=layers)
 
     def _float_text(self) -> str:
         reasons = self.by_reason()

@@ -15,7 +15,8 @@ SAMPLES_PER_COLUMN = 4
 LEAST_POSITIONS, MOST_POSITIONS = 32, 256
 # A covariance of this many columns takes half a gigabyte.
 LARGEST_COLUMNS = 8192
-# Samples per block: updating the covariance image by image costs more than the products.
+# Least samples per block, or half the number of columns if that is more: updating the covariance image by image costs
+# more than the products.
 BLOCK_SAMPLES = 1024
 
 
@@ -41,26 +42,56 @@ def input_covariance(
     """
     groups = node.attributes.get_int("group", 1) if node.op_type == "Conv" else 1
     rng = np.random.default_rng(seed)
-    count, total, squares = 0, np.zeros(0), np.zeros(0)
-    for columns in _joined(_unfolded(node, weight_shape, value, images, rng) for value in inputs):
-        blocks = columns.astype(np.float64).reshape(groups, columns.shape[0] // groups, -1)
-        if not count:
-            total, squares = np.zeros(blocks.shape[:2]), np.zeros((*blocks.shape[:2], blocks.shape[1]))
-        count += blocks.shape[2]
-        total += blocks.sum(axis=2)
-        squares += blocks @ blocks.transpose(0, 2, 1)
-    mean = total / count
-    squares /= count
-    squares -= mean[:, :, None] * mean[:, None, :]
-    return squares
+    least = max(BLOCK_SAMPLES, int(np.prod(weight_shape[1:])) // 2)
+    found: _Covariance | None = None
+    for columns in _joined((_unfolded(node, weight_shape, value, images, rng) for value in inputs), least):
+        blocks = columns.reshape(groups, columns.shape[0] // groups, -1)
+        if found is None:
+            found = _Covariance(blocks)
+        found.add(blocks)
+    assert found is not None
+    return found.result()
 
 
-def _joined(columns: Iterable[FloatArray]) -> Iterator[FloatArray]:
-    """Yield concatenated columns of several images, at least `BLOCK_SAMPLES` samples except for the last."""
+class _Covariance:
+    """Sums of products in float32, block by block, which float64 sums collect.
+
+    float32 suffices if the values are centered and scaled first: the products of a block then lose no more than its
+    sampling error, whatever the mean and the magnitude are.
+
+    Args:
+        first: the first samples, float32 ``[groups, columns, samples]``, which set center and scale.
+    """
+
+    def __init__(self, first: FloatArray) -> None:
+        self._center = first.mean(axis=2, keepdims=True, dtype=np.float64).astype(np.float32)
+        largest = float(np.abs(first - self._center).max(initial=0.0))
+        self._scale = np.float32(2.0 ** np.floor(np.log2(largest)) if 0.0 < largest < np.inf else 1.0)
+        self._count, self._total = 0, np.zeros(first.shape[:2])
+        self._squares = np.zeros((*first.shape[:2], first.shape[1]))
+
+    def add(self, samples: FloatArray) -> None:
+        """Add samples ``[groups, columns, samples]``."""
+        values = (samples.astype(np.float32, copy=False) - self._center) / self._scale
+        self._count += values.shape[2]
+        self._total += values.sum(axis=2, dtype=np.float64)
+        self._squares += values @ values.transpose(0, 2, 1)
+
+    def result(self) -> Covariance:
+        """Return the covariance of all samples; it may be called once."""
+        mean, squares = self._total / self._count, self._squares
+        squares /= self._count
+        squares -= mean[:, :, None] * mean[:, None, :]
+        squares *= float(self._scale) ** 2
+        return squares
+
+
+def _joined(columns: Iterable[FloatArray], least: int) -> Iterator[FloatArray]:
+    """Yield concatenated columns of several images, of at least so many samples except for the last."""
     held: list[FloatArray] = []
     for one in columns:
         held.append(one)
-        if sum(part.shape[1] for part in held) >= BLOCK_SAMPLES:
+        if sum(part.shape[1] for part in held) >= least:
             yield np.concatenate(held, axis=1)
             held = []
     if held:

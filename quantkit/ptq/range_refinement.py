@@ -68,32 +68,31 @@ def refine_ranges(
         images: a few dozen inputs, ``[N, C, H, W]`` each.
         corrected: biases will be corrected, so a change that is equal for all images does not count.
         threads: number of images run in parallel.
-        progress: called with the number of ranges ranked and refined, and with the total.
+        progress: called with the number of ranges ranked and refined, and with the total, also before each move.
 
     Raises:
         ModelError: the model cannot be run.
     """
     own = [group for group in plan.groups if _is_independent(group, plan.groups)]
-    ranked = own if len(own) > RANKED_ABOVE else []
-    done = 0
+    done, left = 0, (2 if len(own) > RANKED_ABOVE else 1) * len(own)
 
-    def count(left: int) -> None:
-        nonlocal done
-        done += 1
+    def report() -> None:
         if progress is not None:
             progress(done, done + left)
 
-    if ranked:
-        ranking = _Search(model, plan, ranges, images[:RANKING_IMAGES], corrected, threads)
+    if len(own) > RANKED_ABOVE:
+        ranking = _Search(model, plan, ranges, images[:RANKING_IMAGES], corrected, threads, report)
         noise = []
-        for left, group in zip(range(2 * len(own) - 1, 0, -1), own, strict=False):
+        for group in own:
             noise.append(ranking.noise(group))
-            count(left)
+            done, left = done + 1, left - 1
         own = _largest(own, noise)
-    search = _Search(model, plan, ranges, images, corrected, threads)
-    for left, group in zip(range(len(own) - 1, -1, -1), own, strict=True):
+        left = len(own)
+    search = _Search(model, plan, ranges, images, corrected, threads, report)
+    for group in own:
         search.refine(group)
-        count(left)
+        done, left = done + 1, left - 1
+    report()
     return search.ranges if search.gain >= LEAST_GAIN else dict(ranges)
 
 
@@ -130,8 +129,10 @@ class _Search:
         images: Sequence[Float32Array],
         corrected: bool,
         threads: int,
+        report: Callable[[], None],
     ) -> None:
         self.ranges, self.gain = dict(ranges), 0.0
+        self._report = report
         self._model, self._plan, self._corrected = model, plan, corrected
         self._reference = scores_of(model, images, threads=threads)
         everything = rounded(model, plan, activation_parameters(plan, ranges))
@@ -182,6 +183,7 @@ class _Search:
 
     def _effect(self, group: RangeGroup, ranges: Mapping[str, Range], best: "_Effect | None" = None) -> "_Effect":
         """Return the effect of rounding a group, on the first images only if it is far above the best there."""
+        self._report()
         parameters = activation_parameters(self._plan, ranges)
         variant = rounded(self._model, self._plan, {tensor: parameters[tensor] for tensor in group.tensors})
         scores = self._parts[0].scores(variant)

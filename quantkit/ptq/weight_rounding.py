@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy.linalg.lapack import dtrtri
 
 from quantkit.data.parallel import map_in_order
+from quantkit.ptq.rounding_kernel import descend, round_block
 from quantkit.types import Float64Array
 
 # Added to the diagonal, as a share of its mean: inputs without variance would make S singular.
@@ -44,11 +45,14 @@ def round_weights(
     rows = order[:, None, :]
     factor = _factor_of_inverse(np.take_along_axis(np.take_along_axis(damped, order[:, :, None], 1), rows, 2))
     integers = weight / step[:, :, None]
+    damping = (damped[:, 0, 0] - covariance[:, 0, 0])[:, None]
 
     def some(part: Float64Array) -> Float64Array:
-        found = _descend(_in_sequence(part, order, factor, qmax), part, damped, qmax)
-        nearest = np.clip(np.rint(part), -qmax, qmax)
-        worse = noise(part, found, covariance) > noise(part, nearest, covariance)
+        found, slope = _descend(_in_sequence(part, order, factor, qmax), part, damped, qmax)
+        error, nearest = found - part, np.clip(np.rint(part), -qmax, qmax)
+        # The product with the covariance is there already, but for the damping.
+        found_noise = np.einsum("grk,grk->gr", slope, error) - damping * np.einsum("grk,grk->gr", error, error)
+        worse = found_noise > noise(part, nearest, covariance)
         return np.where(worse[:, :, None], nearest, found)
 
     # The parts do not depend on the number of threads, and so neither does the result.
@@ -71,16 +75,13 @@ def _damped(covariance: Float64Array) -> Float64Array:
 
 def _in_sequence(wanted: Float64Array, order: npt.NDArray[np.int64], factor: Float64Array, qmax: int) -> Float64Array:
     """Round column by column in this order, compensating each error in the columns that follow."""
-    weights = np.take_along_axis(wanted, order[:, None, :], 2)
+    weights = np.ascontiguousarray(np.take_along_axis(wanted, order[:, None, :], 2))
     rounded = np.empty_like(weights)
     size = weights.shape[2]
     for start in range(0, size, BLOCK):
         end = min(start + BLOCK, size)
         errors = np.empty((*weights.shape[:2], end - start))
-        for k in range(start, end):
-            rounded[:, :, k] = np.clip(np.rint(weights[:, :, k]), -qmax, qmax)
-            errors[:, :, k - start] = (weights[:, :, k] - rounded[:, :, k]) / factor[:, None, k, k]
-            weights[:, :, k:end] -= errors[:, :, k - start, None] * factor[:, None, k, k:end]
+        round_block(weights, factor, rounded, errors, start=start, end=end, qmax=qmax)
         weights[:, :, end:] -= errors @ factor[:, start:end, end:]
     return np.take_along_axis(rounded, np.argsort(order, axis=1)[:, None, :], 2)
 
@@ -92,24 +93,14 @@ def _factor_of_inverse(matrices: Float64Array) -> Float64Array:
     triangular, and its inverse is ``U``. That is a third of the work of inverting ``S``, and cannot fail halfway.
     """
     lower = np.linalg.cholesky(matrices[:, ::-1, ::-1])
-    return np.stack([dtrtri(one[::-1, ::-1])[0] for one in lower])
+    return np.ascontiguousarray([dtrtri(one[::-1, ::-1])[0] for one in lower])
 
 
-def _descend(start: Float64Array, wanted: Float64Array, covariance: Float64Array, qmax: int) -> Float64Array:
-    """Move single integers to their best value given all others, column by column."""
-    rounded = start.copy()
+def _descend(
+    start: Float64Array, wanted: Float64Array, covariance: Float64Array, qmax: int
+) -> tuple[Float64Array, Float64Array]:
+    """Move single integers to their best value given all others; return them, and their error times the covariance."""
+    rounded = np.ascontiguousarray(start)
     slope = (rounded - wanted) @ covariance
-    diagonal = np.diagonal(covariance, axis1=1, axis2=2)
-    for _ in range(SWEEPS):
-        moved = False
-        for k in range(rounded.shape[2]):
-            best = np.clip(rounded[:, :, k] + np.rint(-slope[:, :, k] / diagonal[:, None, k]), -qmax, qmax)
-            group, row = np.nonzero(best != rounded[:, :, k])
-            if group.size:
-                change = best[group, row] - rounded[group, row, k]
-                rounded[group, row, k] = best[group, row]
-                slope[group, row] += change[:, None] * covariance[group, k]
-                moved = True
-        if not moved:
-            break
-    return rounded
+    descend(rounded, slope, covariance, qmax=qmax, sweeps=SWEEPS)
+    return rounded, slope

@@ -158,14 +158,14 @@ class TuningLog:
     Attributes:
         name: name of the tuned model in the run.
         target: target of the tuned model.
-        verdict: result of the search, as a sentence.
+        conclusion: what the search found, a sentence each, without a full stop.
         stages: the stages in the order of the search.
         notes: notes of the search.
     """
 
     name: str
     target: str
-    verdict: str
+    conclusion: tuple[str, ...]
     stages: tuple[TuningStage, ...]
     notes: tuple[str, ...] = ()
 

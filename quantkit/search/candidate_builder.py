@@ -37,8 +37,14 @@ PREVIEW_IMAGES = 96
 class Observe(Protocol):
     """Returns the statistics of a prepared model's tensors that plans may need."""
 
-    def __call__(self, model: ir.Model, images: int | None = None) -> Observed:
-        """Observe the model on the calibration images, or on the first of them only."""
+    def __call__(self, model: ir.Model, images: int | None = None, before: Observed | None = None) -> Observed:
+        """Observe the model on the calibration images, or on the first of them only.
+
+        Args:
+            model: prepared.
+            images: number of images, from the first on; all by default.
+            before: the observations of the first images, which are not run again.
+        """
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,8 @@ class CandidateBuilder:
     _equalizations: dict[tuple[Target, bool], Equalization | None] = field(default_factory=dict, init=False)
     _models: dict[_BaseKey, ir.Model] = field(default_factory=dict, init=False)
     _bases: dict[_BaseKey, _Base] = field(default_factory=dict, init=False)
-    _preview_bases: dict[_BaseKey, _Base] = field(default_factory=dict, init=False)
+    _observed: dict[_BaseKey, Observed] = field(default_factory=dict, init=False)
+    _observed_first: dict[_BaseKey, Observed] = field(default_factory=dict, init=False)
     _refined: dict[Recipe, dict[str, Range]] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -240,18 +247,30 @@ class CandidateBuilder:
             if model is self.prepared:
                 return _Base(self.prepared, self.observed)
             corrected_fp32 = restore_batch_norms(model) if self.target.compiler_calibrates else None
-            self._bases[key] = _Base(model, self.observe(model), corrected_fp32)
+            self._bases[key] = _Base(model, self._observations(key), corrected_fp32)
         return self._bases[key]
 
     def _preview_base(self, recipe: Recipe) -> _Base:
         """Return the base of a recipe, observed on few images if it has not been observed on all."""
         key = self._key(recipe)
+        return self._base(recipe) if recipe.refined else _Base(self._model(key), self._observations(key, few=True))
+
+    def _observations(self, key: _BaseKey, *, few: bool = False) -> Observed:
+        """Return the statistics of a rewritten model, on the few images of a preview if those of all are not there.
+
+        Input folding changes only what the first layer reads, and sets its range, so the model without it is observed.
+        """
+        key = (*key[:-1], False)
         model = self._model(key)
-        if recipe.refined or key in self._bases or model is self.prepared:
-            return self._base(recipe)
-        if key not in self._preview_bases:
-            self._preview_bases[key] = _Base(model, self.observe(model, PREVIEW_IMAGES))
-        return self._preview_bases[key]
+        if model is self.prepared:
+            return self.observed
+        if few and key not in self._observed:
+            if key not in self._observed_first:
+                self._observed_first[key] = self.observe(model, PREVIEW_IMAGES)
+            return self._observed_first[key]
+        if key not in self._observed:
+            self._observed[key] = self.observe(model, before=self._observed_first.pop(key, None))
+        return self._observed[key]
 
     def _key(self, recipe: Recipe) -> _BaseKey:
         return (recipe.target(self.target), recipe.channel_shift, recipe.equalization, recipe.input_folding)

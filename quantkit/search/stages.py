@@ -16,6 +16,7 @@ from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
 from quantkit.errors import UsageError
 from quantkit.evaluation.paired import CONFIDENCE, Interval
 from quantkit.evaluation.selection import Closeness
+from quantkit.search.deadline import OutOfTimeError
 from quantkit.search.recipe import Recipe, WeightCorrection
 
 # Strengths of the equalization that are tried.
@@ -139,10 +140,6 @@ class Verdict(StrEnum):
     MISSED = "missed"
 
 
-class OutOfTimeError(Exception):
-    """The time limit of a search has passed."""
-
-
 class TrialRunner(Protocol):
     """Builds and measures recipes; results are cached."""
 
@@ -159,7 +156,7 @@ class TrialRunner(Protocol):
         """Build the model of a recipe and measure it on the selection split; may raise `OutOfTimeError`."""
 
     def evaluate(self, trial: Trial) -> Trial:
-        """Evaluate a trial's model on the evaluation images."""
+        """Evaluate a trial's model on the evaluation images; may raise `OutOfTimeError`, but for the first one."""
 
 
 # Yields recipes with an increasing number of layers in float, starting with a recipe.
@@ -194,7 +191,7 @@ def search(start: Recipe, trials: TrialRunner, goal: Goal, *, stages: Set[Stage]
     best = trials.evaluate(trials.attempt("default", start))
     try:
         for stage, recipes in _stages(start, stages):
-            if _holdout(best).proves(goal):
+            if holdout_of(best).proves(goal):
                 break
             best = _climb(best, stage, recipes(best.recipe), trials)
         else:
@@ -290,7 +287,7 @@ def _widen(best: Trial, trials: TrialRunner, goal: Goal, widening: Widening, *, 
 
     Each number of layers is also tried with rounded weights, which gain more with less activation noise.
     """
-    if _holdout(best).suggests(goal):
+    if holdout_of(best).suggests(goal):
         return best
     try:
         for recipe in widening(best.recipe):
@@ -299,19 +296,20 @@ def _widen(best: Trial, trials: TrialRunner, goal: Goal, widening: Widening, *, 
             trial = min(tried, key=lambda one: one.closeness.distance)
             if trial.closeness.distance < best.closeness.distance:
                 best = trials.evaluate(trial)
-                if _holdout(best).suggests(goal):
+                if holdout_of(best).suggests(goal):
                     break
     except OutOfTimeError:
         raise _StoppedError(best) from None
     return best
 
 
-def _holdout(trial: Trial) -> HoldoutResult:
+def holdout_of(trial: Trial) -> HoldoutResult:
+    """Return the result of an evaluated trial."""
     assert trial.holdout is not None
     return trial.holdout
 
 
 def _verdict(best: Trial, goal: Goal) -> Verdict:
-    if _holdout(best).proves(goal):
+    if holdout_of(best).proves(goal):
         return Verdict.MET
-    return Verdict.LIKELY if _holdout(best).suggests(goal) else Verdict.MISSED
+    return Verdict.LIKELY if holdout_of(best).suggests(goal) else Verdict.MISSED

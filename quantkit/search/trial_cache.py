@@ -11,9 +11,11 @@ from quantkit.evaluation.selection import Closeness
 from quantkit.runs.cache import CacheEntry, CacheKey, ResultCache
 from quantkit.search.recipe import Recipe
 from quantkit.search.stages import HoldoutResult, Trial
+from quantkit.sensitivity.cache import KIND as LAYER_COSTS
+from quantkit.sensitivity.cache import LayerCostCache
 
-KIND, SCREENS = "trials", "trial-previews"
-_FORMAT = 3
+KIND, SCREENS, DISTANCES = "trials", "trial-previews", "trial-layers"
+_FORMAT = 4
 # The fields that `quantkit.search.candidate_builder.CandidateBuilder.effective` may change.
 _REWRITES = ("channel_shift", "equalization", "refined", "input_folding")
 
@@ -92,6 +94,29 @@ class TrialCache:
         effective = {name: getattr(screened.recipe, name) for name in _REWRITES}
         values = {"effective": effective, "digest": screened.digest, "distance": screened.distance}
         self._store(self._key(recipe, SCREENS), values)
+
+    def layer_costs(self, recipe: Recipe) -> LayerCostCache:
+        """Return the cache of the layers' costs with a recipe, empty for `fresh` until it is finished."""
+        key = self._key(recipe, LAYER_COSTS)
+        known = self._written is None or key.digest in self._written
+        if self._written is not None:
+            self._written.add(key.digest)
+        return LayerCostCache(self._cache, key.inputs, known=known)
+
+    def find_distance(self, recipe: Recipe) -> float | None:
+        """Return the distance of a recipe with layers in float as the search for them measures it, or None."""
+        key = self._key(recipe, DISTANCES)
+        entry = self._cache.load(key) if self._written is None or key.digest in self._written else None
+        found = None if entry is None else entry.values.get("distance")
+        return found if isinstance(found, float) else None
+
+    def keep_distance(self, recipe: Recipe, distance: float) -> None:
+        """Write the distance of a recipe with layers in float.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self._store(self._key(recipe, DISTANCES), {"distance": distance})
 
     def keep(self, trial: Trial) -> None:
         """Write a trial, in place of the entry of its recipe.

@@ -14,13 +14,14 @@ from quantkit.progress import NamedProgress, Notice, Progress, ProgressCallback
 from quantkit.runs.inputs import CalibratedRun
 from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import CandidateBuilder, Product
+from quantkit.search.deadline import Deadline
 from quantkit.search.mixed_precision import MixedPrecision, float_share
 from quantkit.search.recipe import Recipe, WeightCorrection
-from quantkit.search.stages import HoldoutResult, OutOfTimeError, Trial
+from quantkit.search.stages import HoldoutResult, Trial
 from quantkit.search.trial_cache import Screened, TrialCache
 from quantkit.search.tuning_data import TuningData
 
-# Evaluates a recipe's model on held-out images; it is the best so far, and is written first.
+# Evaluates a recipe's model on held-out images, and then writes it, as the best so far.
 Evaluate = Callable[[Recipe, Product, Progress], HoldoutResult]
 
 # A preview leaves out corrections, so recipes with distances within this factor of the nearest are built, and at most
@@ -28,6 +29,8 @@ Evaluate = Callable[[Recipe, Product, Progress], HoldoutResult]
 CLOSE, FINALISTS = 1.05, 2
 # The largest share of the distance of a preview that refined ranges may leave, as for each move of a range.
 REFINED = 0.95
+# Comparisons of fp32 models on the selection split at the end of a search.
+FINAL_COMPARISONS = 2
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class TuningTask:
         selection: compares recipes.
         start: the recipe of calibrate.
         device: where models are observed, compared and evaluated; corrections are fitted on the CPU.
+        scoring_s: seconds that the scores of fp32 on the selection split took.
     """
 
     run: CalibratedRun
@@ -49,6 +53,7 @@ class TuningTask:
     selection: SelectionMetric
     start: Recipe
     device: Device = CPU
+    scoring_s: float = 0.0
 
     @property
     def prepared(self) -> ir.Model:
@@ -74,8 +79,9 @@ class Trials:
         evaluate: evaluates a model on held-out images.
         cache: cache of earlier trials.
         budget: limits on layers in float.
-        seconds: time limit in seconds; None for no limit.
+        deadline: time limit; it is enforced once the first trial is evaluated.
         progress: receives the progress.
+        is_written: returns whether the files of a recipe are complete, so that finishing with it builds nothing.
         timed: called once with the seconds of the first trial and of its evaluation, unless it is in the cache.
     """
 
@@ -85,14 +91,14 @@ class Trials:
         evaluate: Evaluate,
         cache: TrialCache,
         budget: FloatBudget,
-        seconds: float | None,
+        deadline: Deadline,
         progress: Progress,
         timed: Callable[[float, float], None] = lambda trial_s, evaluation_s: None,
+        is_written: Callable[[Recipe], bool] = lambda recipe: False,
     ) -> None:
-        self._timed = timed
+        self._timed, self._is_written, self._deadline = timed, is_written, deadline
         self._subject, self._evaluate, self._cache = subject, evaluate, cache
         self._budget, self._progress = budget, progress
-        self._deadline_s = None if seconds is None else time.monotonic() + seconds
         self._kept: dict[Recipe, Product] = {}
         self._evaluated: Trial | None = None
         self._order: list[Trial] = []
@@ -157,15 +163,14 @@ class Trials:
         """
         known = self._cache.find(stage, recipe)
         if known is None:
-            if self._order:  # the first trial is always built, so that there is a result
-                self._check_time()
-                if not self._built:
-                    self._progress.message(Notice(f"resumed: {len(self._order)} trials from {self._cache.folder}"))
+            self._deadline.check()
+            if self._order and not self._built:
+                self._progress.message(Notice(f"resumed: {len(self._order)} trials from {self._cache.folder}"))
             self._built = True
             start_s = time.monotonic()
-            product = self.product(recipe, in_time=bool(self._order))
+            product = self.product(recipe)
             closeness = self._subject.selection.closeness(product.int8)
-            share = float_share(self._subject.prepared, product.plan, self._subject.tuning_data.work[0].shape)
+            share = float_share(self._subject.prepared, product.plan, self._subject.tuning_data.input_shape)
             known = Trial(
                 stage=stage,
                 recipe=recipe,
@@ -178,20 +183,26 @@ class Trials:
         return known
 
     def evaluate(self, trial: Trial) -> Trial:
-        """Evaluate a trial's model on the held-out images."""
+        """Evaluate a trial's model on the held-out images; it is the best so far.
+
+        Raises:
+            OutOfTimeError: the time limit has passed, and this is not the first evaluation.
+        """
         if trial.holdout is None:
             product = self.product(trial.recipe)
             words, start_s = f"evaluating {trial.recipe.describe()}", time.monotonic()
-            progress = NamedProgress(self._progress, words)
+            progress = _InTime(NamedProgress(self._progress, words), self._deadline)
             trial = replace(trial, holdout=self._evaluate(trial.recipe, product, progress))
             self._cache.keep(trial)
             if self._evaluated is None:
                 self._timed(trial.seconds, time.monotonic() - start_s)
         self._evaluated = trial
+        self._deadline.reserve_s = self._time_to_finish(trial)
+        self._deadline.begin()
         self._order = [trial if one.recipe == trial.recipe else one for one in self._order]
         return trial
 
-    def product(self, recipe: Recipe, *, in_time: bool = False) -> Product:
+    def product(self, recipe: Recipe) -> Product:
         """Return the models of a recipe.
 
         Three models are kept in memory: the last one, the nearest to fp32, which is likely to be evaluated next, and
@@ -199,29 +210,38 @@ class Trials:
 
         Args:
             recipe: the recipe.
-            in_time: stop when the time limit has passed.
 
         Raises:
             OutOfTimeError: the time limit has passed.
         """
         if recipe not in self._kept:
-            count = self._progress.task(recipe.describe(), "steps")
-            made = self._subject.builder.make(recipe, self._in_time(count) if in_time else count)
+            count = self._deadline.counting(self._progress.task(recipe.describe(), "steps"))
+            made = self._subject.builder.make(recipe, count)
             nearest = min(self._order, key=lambda one: one.closeness.distance, default=None)
             wanted = [trial.recipe for trial in (nearest, self._evaluated) if trial is not None]
             self._kept = {one: product for one, product in self._kept.items() if one in wanted} | {recipe: made}
         return self._kept[recipe]
 
     def widening(self, recipe: Recipe) -> Iterator[Recipe]:
-        """Yield recipes with an increasing number of layers in float, within the budget."""
+        """Yield recipes with an increasing number of layers in float, within the budget.
+
+        Raises:
+            OutOfTimeError: the time limit has passed.
+        """
         if self._budget.layers == 0 or not self._budget.macs:
             return
-        self._check_time()
-        progress = self._in_time(self._progress.task("measuring layers", "layers"))
-        walk = MixedPrecision(self._subject.builder, recipe, self._subject.selection, self._budget, progress)
+        progress = self._deadline.counting(self._progress.task("measuring layers", "layers"))
+        walk = MixedPrecision(
+            self._subject.builder,
+            recipe,
+            self._subject.selection,
+            self._budget,
+            self._subject.tuning_data.input_shape,
+            self._cache,
+            progress,
+        )
         while (wider := walk.next()) is not None:
             yield wider
-            self._check_time()
 
     def _screen(self, recipe: Recipe) -> Screened:
         """Return the figures of a recipe's preview.
@@ -231,8 +251,8 @@ class Trials:
         """
         known = self._screened.get(recipe) or self._cache.find_screened(recipe)
         if known is None:
-            self._check_time()
-            progress = self._in_time(self._progress.task(f"preview of {recipe.describe()}", "steps"))
+            self._deadline.check()
+            progress = self._deadline.counting(self._progress.task(f"preview of {recipe.describe()}", "steps"))
             effective = self._subject.builder.effective(recipe, progress)
             preview = self._subject.builder.preview(effective, progress)
             if recipe.correction is WeightCorrection.NONE:
@@ -257,19 +277,25 @@ class Trials:
         incumbent = plain.changed(channel_shift=best.channel_shift, equalization=best.equalization)
         return self._screen(plain).distance >= self._screen(incumbent).distance
 
-    def _in_time(self, count: ProgressCallback) -> ProgressCallback:
-        """Return a callback that raises when the time limit has passed."""
+    def _time_to_finish(self, trial: Trial) -> float:
+        """Return the seconds that finishing with a trial takes: comparing fp32 models, and building it if need be."""
+        built = trial.recipe in self._kept or self._is_written(trial.recipe)
+        return FINAL_COMPARISONS * self._subject.scoring_s + (0.0 if built else trial.seconds)
 
-        def counted(done: int, total: int) -> None:
-            count(done, total)
-            if done < total:
-                self._check_time()
 
-        return counted
+class _InTime:
+    """Progress of a workflow that stops at a time limit."""
 
-    def _check_time(self) -> None:
-        if self._deadline_s is not None and time.monotonic() > self._deadline_s:
-            raise OutOfTimeError
+    def __init__(self, progress: Progress, deadline: Deadline) -> None:
+        self._progress, self._deadline = progress, deadline
+
+    def task(self, name: str, unit: str) -> ProgressCallback:
+        """Begin a task."""
+        return self._deadline.counting(self._progress.task(name, unit))
+
+    def message(self, text: str) -> None:
+        """Forward the message."""
+        self._progress.message(text)
 
 
 def _gains_little(recipe: Recipe, distances: Mapping[Recipe, float]) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import onnx_ir as ir
 
@@ -9,7 +10,7 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.decoded import DecodedImages
 from quantkit.data.item import ImageItem
-from quantkit.engine.batches import Batching
+from quantkit.engine.batches import Batching, Load
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.observe import complete, observe
 from quantkit.engine.tap import TappedSession
@@ -18,6 +19,7 @@ from quantkit.graph.analysis.macs import multiply_adds
 from quantkit.graph.image_input import image_input
 from quantkit.graph.qdq.taps import observed_tensors
 from quantkit.runs.inputs import model_inputs
+from quantkit.search.deadline import Deadline
 from quantkit.stats.observed import Observed
 from quantkit.types import Float32Array
 
@@ -28,9 +30,9 @@ SELECTION_STRIDE = 3
 FIT_IMAGES, MAX_FIT_IMAGES, FIT_MACS = 96, 256, 20e9
 SELECTION_IMAGES = 128
 # A range is refined by running the network a few times on this number of images, again bounded by multiply-adds.
-LEAST_RANGING, RANGING, RANGING_MACS = 32, 64, 60e9
-# Ranges of a rewritten model are observed on at most this many images of the set; a few hundred suffice.
-OBSERVED = 512
+LEAST_RANGING, RANGING, RANGING_MACS = 16, 64, 60e9
+# Ranges of a rewritten model are observed on this number of images: a few hundred, or a hundred for a large network.
+LEAST_OBSERVED, OBSERVED, OBSERVED_MACS = 96, 512, 400e9
 LEAST_IMAGES = 6
 
 
@@ -47,6 +49,7 @@ class TuningData:
         observed: images to observe ranges on.
         outliers: positions in ``observed`` of outlier images of the original model; ``work`` does not contain them.
         load: reads an image of ``observed``.
+        input_shape: ``[N, C, H, W]``.
         fixed_batch: the model's fixed batch size, None if it is dynamic.
         device: device of the models that are observed.
         threads: number of worker threads.
@@ -57,28 +60,46 @@ class TuningData:
     selection: Sequence[Float32Array]
     observed: Sequence[ImageItem]
     outliers: tuple[int, ...]
-    load: DecodedImages
+    load: Load
+    input_shape: tuple[int, ...]
     fixed_batch: int | None
     device: Device
     threads: int
 
-    def observe(self, model: ir.Model, images: int | None = None) -> Observed:
+    def within(self, deadline: Deadline) -> Self:
+        """Return the same images; taking one of them checks the time limit."""
+        return replace(
+            self,
+            work=deadline.images(self.work),
+            ranging=deadline.images(self.ranging),
+            selection=deadline.images(self.selection),
+            load=deadline.each(self.load),
+        )
+
+    def observe(self, model: ir.Model, images: int | None = None, before: Observed | None = None) -> Observed:
         """Return the statistics of a prepared model's tensors that plans may need.
 
         Args:
             model: prepared.
             images: use the first of ``observed`` only, this many; by default all.
+            before: the statistics of the first of these, which are not run again.
 
         Raises:
             ModelError: the model cannot be run.
             NumericError: a tensor contains NaN or infinity.
         """
         wanted, used = observed_tensors(model), self.observed[:images]
-        session = TappedSession(model, wanted.tapped, device=self.device)
-        batching = Batching.of(self.fixed_batch, self.device)
-        *_, last = observe(session, used, self.load, batching, threads=self.threads)
+        rest = used if before is None else used[len(before.extremes) :]
+        found = before
+        if rest:
+            session = TappedSession(model, wanted.tapped, device=self.device)
+            batching = Batching.of(self.fixed_batch, self.device)
+            *_, last = observe(session, rest, self.load, batching, threads=self.threads)
+            found = complete(last.observed(), wanted)
+            found = found if before is None else before.joined(found)
+        assert found is not None
         outliers = tuple(place for place in self.outliers if place < len(used))
-        return replace(complete(last.observed(), wanted), known_outliers=outliers)
+        return replace(found, known_outliers=outliers)
 
 
 def tuning_data(
@@ -122,6 +143,7 @@ def tuning_data(
     first = inputs(usable[:1])
     macs = sum(multiply_adds(prepared, first[0].shape).values()) * len(first[0]) if first else 0
     ranging_count = _affordable(macs, RANGING_MACS, LEAST_RANGING, RANGING)
+    observed_count = _affordable(macs, OBSERVED_MACS, LEAST_OBSERVED, OBSERVED)
     work_count = min(
         _affordable(macs, FIT_MACS, FIT_IMAGES, MAX_FIT_IMAGES), max(len(usable) - ranging_count, FIT_IMAGES)
     )
@@ -130,9 +152,10 @@ def tuning_data(
         work=work,
         ranging=[*ranging, *work][:ranging_count],
         selection=inputs(selection),
-        observed=items[:OBSERVED],
-        outliers=tuple(place for place in far if place < OBSERVED),
+        observed=items[:observed_count],
+        outliers=tuple(place for place in far if place < observed_count),
         load=load,
+        input_shape=work[0].shape,
         fixed_batch=image_input(prepared).batch,
         device=device,
         threads=threads,

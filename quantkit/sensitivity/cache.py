@@ -24,18 +24,20 @@ class LayerCostCache:
     Args:
         cache: cache of the run.
         depends_on: everything that the costs depend on, as JSON values.
+        known: read the costs that are in the cache.
 
     Attributes:
         layers: the costs so far, by node name.
         network: the finished measurement, None before.
     """
 
-    def __init__(self, cache: ResultCache, depends_on: Mapping[str, Any]) -> None:
+    def __init__(self, cache: ResultCache, depends_on: Mapping[str, Any], *, known: bool = True) -> None:
         self.layers: dict[str, LayerCost] = {}
         self.network: NetworkCost | None = None
         self._cache, self._key = cache, CacheKey(KIND, _FORMAT, depends_on)
         self._written_s = time.monotonic()
-        self._read()
+        if known:
+            self._read()
 
     def add(self, cost: LayerCost) -> None:
         """Add the cost of a layer.

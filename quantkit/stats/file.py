@@ -160,12 +160,9 @@ class Statistics(Observed):
         if self.tensors.keys() != other.tensors.keys():
             names = sorted(self.tensors.keys() ^ other.tensors.keys())
             raise StatisticsError(f"the files have different tensors: {', '.join(names[:5])}")
-        tensors = {name: one.merge(other.tensors[name]) for name, one in self.tensors.items()}
-        columns = [list(other.tensors).index(name) for name in self.tensors]
-        images, extremes = sorted_images(
-            (*self.images, *other.images), np.concatenate([self.extremes, other.extremes[:, columns]])
-        )
-        return replace(self, tensors=tensors, extremes=extremes, images=images, convergence=[], checkpoint={})
+        both = self.joined(other)
+        images, extremes = sorted_images((*self.images, *other.images), both.extremes)
+        return replace(self, tensors=both.tensors, extremes=extremes, images=images, convergence=[], checkpoint={})
 
 
 def sorted_images(images: Sequence[str], extremes: Float32Array) -> tuple[tuple[str, ...], Float32Array]:

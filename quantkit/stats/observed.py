@@ -47,6 +47,12 @@ class Observed:
     extremes: Float32Array
     known_outliers: tuple[int, ...] | None = field(default=None, kw_only=True)
 
+    def joined(self, other: "Observed") -> "Observed":
+        """Return the statistics of these images followed by others, with the same tensors, as one pass gives them."""
+        tensors = {name: one.merge(other.tensors[name]) for name, one in self.tensors.items()}
+        columns = [list(other.tensors).index(name) for name in self.tensors]
+        return Observed(tensors, np.concatenate([self.extremes, other.extremes[:, columns]]))
+
     @cached_property
     def outliers(self) -> tuple[int, ...]:
         """Rows of ``extremes`` of outlier images, at most the share `LARGEST_SHARE` of all images."""

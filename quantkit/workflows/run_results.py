@@ -11,7 +11,7 @@ from quantkit.config.method import as_method
 from quantkit.errors import QuantkitError
 from quantkit.evaluation.paired import Interval
 from quantkit.files import sha256_json, write_json
-from quantkit.graph.coverage import Coverage, FloatLayer
+from quantkit.graph.coverage import Coverage
 from quantkit.numerics import NUMERIC_VERSION
 from quantkit.report.data import MethodChoice, SensitivityFinding, TuningLog, TuningStage
 from quantkit.runs.folder import QuantizedRecord, RunFolder, RunRecord
@@ -23,11 +23,6 @@ from quantkit.workflows.sensitivity_decision import decide, quantize_command
 
 # Damaged results, and those of other versions: they are left out of a report, which they do not prevent.
 _OTHER_FORM = (KeyError, TypeError, ValueError, AttributeError, QuantkitError)
-_VERDICTS = {
-    "met": "The goal is met.",
-    "likely": "The goal is met on the held-out images, but not with statistical significance.",
-    "missed": "The goal is not met.",
-}
 
 
 def tuning_logs(folder: RunFolder, record: RunRecord) -> tuple[TuningLog, ...]:
@@ -43,12 +38,10 @@ def tuning_logs(folder: RunFolder, record: RunRecord) -> tuple[TuningLog, ...]:
 
 
 def _tuning_log(name: str, entry: QuantizedRecord, plain: Mapping[str, Any]) -> TuningLog:
-    verdict = _VERDICTS.get(plain.get("verdict", ""), "")
-    verdict += " The time limit ended the search." if plain.get("out_of_time") else ""
     return TuningLog(
         name=name,
         target=entry.target,
-        verdict=verdict.strip(),
+        conclusion=tuple(plain.get("conclusion", ())),
         stages=tuple(_stages(plain)),
         notes=tuple(plain.get("notes", ())),
     )
@@ -70,10 +63,7 @@ def tuning_coverage(folder: RunFolder, entry: QuantizedRecord) -> Coverage | Non
     """Return the coverage of a tuned model, None if its log is missing."""
     plain = _log(folder, entry) or {}
     try:
-        covered = dict(plain["coverage"])
-        keys = ("layers", "int8_layers", "multiply_adds", "int8_multiply_adds", "uncounted")
-        values = {key: covered[key] for key in keys}
-        return Coverage(**values, float_layers=tuple(FloatLayer(**layer) for layer in covered["float_layers"]))
+        return Coverage.from_json(plain["coverage"])
     except _OTHER_FORM:
         return None
 

@@ -31,6 +31,8 @@ from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import Product
+from quantkit.search.conclusion import conclusion
+from quantkit.search.deadline import Deadline
 from quantkit.search.estimate import estimated_seconds, estimated_time
 from quantkit.search.recipe import Recipe
 from quantkit.search.stages import REWRITING, Goal, HoldoutResult, Outcome, Trial, search
@@ -41,7 +43,7 @@ from quantkit.workflows.backends import backend_of
 from quantkit.workflows.execution import choose_execution
 from quantkit.workflows.image_evaluation import ImageEvaluation
 from quantkit.workflows.quantize_task import QuantizeOptions, QuantizeTask
-from quantkit.workflows.tuned_files import TunedFiles
+from quantkit.workflows.tuned_files import FinishedModel, TunedFiles
 from quantkit.workflows.tuning_task import Holdout, tuning_task
 
 JSON_SCHEMA = 1
@@ -59,7 +61,8 @@ class TuneOptions:
         disable: stages of the search to skip.
         rewrite: weights and biases may be changed; for a target whose compiler calibrates, an fp32 model is written for
             it.
-        seconds: stop after this time, in the middle of a trial if need be; None for no limit, and the same result each
+        seconds: time limit, the final model included; the search stops early enough for it, in the middle of a trial if
+            need be. The default recipe is made and evaluated in any case. None for no limit, and the same result each
             time.
         write_fp32: path of the rewritten fp32 model; in the run folder by default.
         require_coverage: least percent of the multiply-adds that must be int8 in the model that is kept.
@@ -86,6 +89,7 @@ class Tuning(Records):
     """The result of `tune`.
 
     Attributes:
+        goal: the accuracy to reach.
         outcome: the recipe that is kept, and how the search ended.
         trials: the recipes that were made, in order.
         screened: the recipes that were compared by a preview, in order.
@@ -112,6 +116,7 @@ class Tuning(Records):
         ('int8-tuned', 1)
     """
 
+    goal: Goal
     outcome: Outcome
     trials: tuple[Trial, ...]
     screened: tuple[Screened, ...]
@@ -126,15 +131,30 @@ class Tuning(Records):
     notes: tuple[str, ...]
     device: str = "cpu"
 
+    @property
+    def conclusion(self) -> tuple[str, ...]:
+        """Goal, measured figures, whether they decide, and what to do next, one sentence each."""
+        return conclusion(self.outcome, self.goal, self.trials)
+
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row per trial, in order: nats, dB, points, percent and seconds."""
-        return [_row(trial) for trial in self.trials]
+        """Return one row per trial, in order: distance (kept: 1), nats, dB, points, percent and seconds."""
+        return [_row(trial, self.relative_distance(trial)) for trial in self.trials]
+
+    def relative_distance(self, trial: Trial) -> float | None:
+        """Return the distance from fp32, the figure that recipes are ranked by, relative to that of the kept trial.
+
+        None where the kept model is equal to fp32.
+        """
+        kept = self.outcome.best.closeness.distance
+        return trial.closeness.distance / kept if kept > 0.0 else None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {
             "schema": JSON_SCHEMA,
+            "goal": asdict(self.goal),
             "verdict": self.outcome.verdict.value,
+            "conclusion": list(self.conclusion),
             "device": self.device,
             "out_of_time": self.outcome.out_of_time,
             "best": trial_json(self.outcome.best),
@@ -170,7 +190,7 @@ def tune(
     """Find the cheapest recipe that meets a goal, and write its int8 model and a log of the search.
 
     Resumable: trials are cached in the run. Without a time limit the result depends only on model, images and options.
-    Each model that is the best so far is written before it is evaluated, so an interrupted search leaves one.
+    Each model that is the best so far is written once it is evaluated, so an interrupted search leaves one.
 
     Args:
         run: run folder of `calibrate`.
@@ -217,6 +237,7 @@ def tune(
         ('met', 'default')
     """
     target, tuning = as_target(target), require(TuneOptions, tuning, "tuning")
+    deadline = Deadline(tuning.seconds)
     options, out = require(QuantizeOptions, options or QuantizeOptions(), "options"), optional_path(out, "out")
     folder, progress = RunFolder(as_path(run, "run")), as_progress(progress)
     record = folder.read()
@@ -229,7 +250,7 @@ def tune(
         given = None if calibration_set is None else given_set(calibration_set)
         calibrated_run = calibrated(folder, record)
         task = QuantizeTask(run=calibrated_run, requested=target, options=options, images=images_of(record, given))
-        subject = tuning_task(task, load, execution, rewrite=tuning.rewrite)
+        subject = tuning_task(task, load, execution, deadline, rewrite=tuning.rewrite)
         _coverage(subject, plan(subject.prepared, subject.builder.target, subject.builder.options)).require(
             tuning.require_coverage
         )
@@ -245,15 +266,20 @@ def tune(
         )
 
         def evaluate(recipe: Recipe, product: Product, progress: Progress) -> HoldoutResult:
+            with files.candidate(product) as path:
+                found = holdout.evaluate(path, progress)
             files.write(recipe, product)
-            return holdout.evaluate(files.path, progress)
+            return found
+
+        def is_written(recipe: Recipe) -> bool:
+            return files.finished(recipe) is not None
 
         stages = _stages(subject, tuning, options)
 
         def timed(trial_s: float, evaluation_s: float) -> None:
             progress.message(Notice(estimated_time(estimated_seconds(stages, trial_s, evaluation_s))))
 
-        trials = Trials(subject, evaluate, cache, budget, tuning.seconds, progress, timed)
+        trials = Trials(subject, evaluate, cache, budget, deadline, progress, timed, is_written)
         outcome = search(
             subject.start,
             trials,
@@ -261,11 +287,11 @@ def tune(
             stages=stages,
             widening=trials.widening,
         )
+        deadline.lift()
         if not trials.any_built:
-            progress.message(
-                Notice(f"all {len(trials.made)} trials are from {cache.folder}: only the model is built again")
-            )
-        done = _finish(subject, trials, outcome, files, (*warnings, *holdout.notes))
+            made = "nothing" if is_written(outcome.best.recipe) else "only the model"
+            progress.message(Notice(f"all {len(trials.made)} trials are from {cache.folder}: {made} is built again"))
+        done = _finish(subject, trials, outcome, tuning.goal, files, (*warnings, *holdout.notes))
     goal, limits = tuning.goal, tuning.budget
     record_call(
         folder.path,
@@ -313,37 +339,56 @@ def _stages(subject: TuningTask, tuning: TuneOptions, options: QuantizeOptions) 
 
 
 def _finish(
-    subject: TuningTask, trials: Trials, outcome: Outcome, files: TunedFiles, warnings: tuple[str, ...]
+    subject: TuningTask, trials: Trials, outcome: Outcome, goal: Goal, files: TunedFiles, warnings: tuple[str, ...]
 ) -> Tuning:
     """Write the missing files of the selected recipe, and the log."""
-    recipe, selection = outcome.best.recipe, subject.selection
-    product = trials.product(recipe)
-    files.write(recipe, product)
-    rescaled = recipe.channel_shift or recipe.equalization or recipe.input_folding
+    recipe = outcome.best.recipe
+    model = files.finished(recipe)
+    if model is None:
+        product = trials.product(recipe)
+        files.write(recipe, product)
+        model = _finished_model(subject, recipe, product, files)
+        files.finish(recipe, model)
     done = Tuning(
+        goal=goal,
         outcome=outcome,
         trials=trials.made,
         screened=trials.screened,
         name=files.name,
         path=files.path,
-        fp32=files.fp32,
-        fp32_change=None if product.corrected_fp32 is None else selection.largest_change(product.corrected_fp32),
-        rescaling_change=selection.largest_change(subject.builder.rewritten(recipe)) if rescaled else None,
-        files=(files.path, *([files.fp32] if files.fp32 is not None else []), *files.vendor_files.files),
+        fp32=model.fp32,
+        fp32_change=model.fp32_change,
+        rescaling_change=model.rescaling_change,
+        files=model.files,
         log=subject.run.folder.path / f"tune-{subject.builder.target.name}.json",
-        coverage=_coverage(subject, product.plan),
-        notes=(*warnings, *notes_of(product.int8), *files.vendor_files.notes),
+        coverage=model.coverage,
+        notes=(*warnings, *model.notes),
         device=subject.device.describe(),
     )
     write_json(done.log, done.to_json())
     return done
 
 
-def _row(trial: Trial) -> dict[str, Any]:
+def _finished_model(subject: TuningTask, recipe: Recipe, product: Product, files: TunedFiles) -> FinishedModel:
+    """Compare the rewritten fp32 models with the original, and return what is known of the written files."""
+    rescaled = recipe.channel_shift or recipe.equalization or recipe.input_folding
+    largest_change = subject.selection.largest_change
+    return FinishedModel(
+        fp32=files.fp32,
+        files=(files.path, *([files.fp32] if files.fp32 is not None else []), *files.vendor_files.files),
+        coverage=_coverage(subject, product.plan),
+        notes=(*notes_of(product.int8), *files.vendor_files.notes),
+        fp32_change=None if product.corrected_fp32 is None else largest_change(product.corrected_fp32),
+        rescaling_change=largest_change(subject.builder.rewritten(recipe)) if rescaled else None,
+    )
+
+
+def _row(trial: Trial, distance: float | None) -> dict[str, Any]:
     holdout = trial.holdout
     return {
         "stage": str(trial.stage),
         "recipe": trial.recipe.describe(),
+        "distance": distance,
         "kl": trial.closeness.kl,
         "sqnr_db": trial.closeness.sqnr_db,
         "delta_top1": None if holdout is None else 100.0 * holdout.delta,

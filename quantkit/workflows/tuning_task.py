@@ -1,5 +1,6 @@
 """The inputs of ``quantkit tune``, read from a run, and the evaluation of a candidate on held-out images."""
 
+import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from quantkit.evaluation.selection import SelectionMetric
 from quantkit.progress import Progress
 from quantkit.runs.inputs import CalibratedRun, read_scored
 from quantkit.search.candidate_builder import CandidateBuilder
+from quantkit.search.deadline import Deadline
 from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.search.stages import LOOK_CONFIDENCE, HoldoutResult
 from quantkit.search.trials import TuningTask
@@ -23,7 +25,9 @@ from quantkit.workflows.quantize_task import QuantizeTask
 from quantkit.workflows.quantized_files import method_of_run
 
 
-def tuning_task(task: QuantizeTask, load: DecodedImages, execution: Execution, *, rewrite: bool) -> TuningTask:
+def tuning_task(
+    task: QuantizeTask, load: DecodedImages, execution: Execution, deadline: Deadline, *, rewrite: bool
+) -> TuningTask:
     """Read the calibration images of a run; see `quantkit.workflows.tune.tune` for the errors."""
     run, options, threads, device = task.run, task.options, execution.threads, execution.device
     if task.images is None:
@@ -33,8 +37,10 @@ def tuning_task(task: QuantizeTask, load: DecodedImages, execution: Execution, *
             fix="restore them, or run quantkit calibrate again",
         )
     model, outliers = run.prepared.model, run.statistics.outlier_images
-    data = tuning_data(model, task.images.chosen, outliers, run.record.pipeline, threads, load, device)
+    data = tuning_data(model, task.images.chosen, outliers, run.record.pipeline, threads, load, device).within(deadline)
+    start_s = time.monotonic()
     selection = SelectionMetric(model, data.selection, threads=threads, device=device)
+    scoring_s = time.monotonic() - start_s
     builder = CandidateBuilder(
         prepared=model,
         observed=run.statistics,
@@ -53,7 +59,7 @@ def tuning_task(task: QuantizeTask, load: DecodedImages, execution: Execution, *
         per_channel=task.target.weights.per_channel,
         power_of_two=task.target.weights.power_of_two,
     )
-    return TuningTask(run, data, builder, selection, start, device)
+    return TuningTask(run, data, builder, selection, start, device, scoring_s)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from quantkit.graph.analysis.values import node_name
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.ptq.im2col import can_unfold, input_covariance
 from quantkit.ptq.reconstruction import reconstruct
+from quantkit.ptq.rounding_kernel import descend, round_block
 from quantkit.ptq.weight_rounding import DAMPING, noise, round_weights
 from quantkit.targets import ORT, TENSORRT, VACC
 
@@ -85,8 +86,9 @@ def test_round_weights_constant_inputs_do_no_harm() -> None:
     np.testing.assert_array_equal(found, np.rint(weight / 0.05))
 
 
+@pytest.mark.parametrize(("mean", "size_of_values"), [(0.0, 1.0), (1e3, 1.0), (-2.0, 1e-25), (3.0, 1e25)])
 @pytest.mark.parametrize("name", ["a", "d", "e", "logits"])
-def test_covariance_equals_numpy_over_windows(name) -> None:
+def test_covariance_equals_numpy_over_windows(name, mean, size_of_values) -> None:
     """Against numpy's covariance of windows taken by numpy itself, with every position drawn."""
     model, rng = small_model(), np.random.default_rng(2)
     node = next(one for one in model.graph if one.outputs[0].name == name)
@@ -103,9 +105,41 @@ def test_covariance_equals_numpy_over_windows(name) -> None:
         groups = 8 if name == "d" else 1
         columns = windows.transpose(1, 4, 5, 0, 2, 3).reshape(groups, -1, windows.shape[0] * windows.shape[2] ** 2)
     assert can_unfold(node, shape)
-    found = input_covariance(node, shape, inputs, images=30, seed=0)
-    wanted = np.stack([np.atleast_2d(np.cov(block, bias=True)) for block in columns])
-    np.testing.assert_allclose(found, wanted, atol=1e-12)
+    if name in ("e", "logits"):  # padding is zero, whatever the mean
+        inputs, columns = [one + mean for one in inputs], columns + mean
+    inputs, columns = [one * size_of_values for one in inputs], columns * size_of_values
+    found = input_covariance(node, shape, [one.astype(np.float32) for one in inputs], images=30, seed=0)
+    wanted = np.stack([np.atleast_2d(np.cov(block, bias=True)) for block in columns.astype(np.float32).astype(float)])
+    np.testing.assert_allclose(found, wanted, atol=1e-6 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(("groups", "rows", "columns"), [(1, 5, 130), (6, 1, 9), (2, 40, 12)])
+def test_compiled_loops_round_as_numpy_does(groups, rows, columns) -> None:
+    """Column by column for all rows at once, as numpy can: the same integers, and the same products."""
+    rng, qmax = np.random.default_rng(3), 7
+    samples = rng.normal(size=(groups, columns, 2 * columns))
+    covariance = samples @ samples.transpose(0, 2, 1) / (2 * columns) + 0.1 * np.eye(columns)
+    factor, wanted = np.triu(covariance), 3.0 * rng.normal(size=(groups, rows, columns))
+    start, end = 2, columns - 1
+    weights, rounded, errors = wanted.copy(), np.zeros_like(wanted), np.zeros((groups, rows, end - start))
+    round_block(weights, factor, rounded, errors, start=start, end=end, qmax=qmax)
+    left, integers = wanted.copy(), np.zeros_like(wanted)
+    for k in range(start, end):
+        integers[:, :, k] = np.clip(np.rint(left[:, :, k]), -qmax, qmax)
+        error = (left[:, :, k] - integers[:, :, k]) / factor[:, None, k, k]
+        np.testing.assert_array_equal(errors[:, :, k - start], error)
+        left[:, :, k:end] -= error[:, :, None] * factor[:, None, k, k:end]
+    np.testing.assert_array_equal(rounded, integers)
+    slope = (rounded - wanted) @ covariance
+    moved, product = rounded.copy(), slope.copy()
+    descend(moved, product, covariance, qmax=qmax, sweeps=3)
+    for k in [*range(columns)] * 3:
+        step = -slope[:, :, k] / covariance[:, None, k, k]
+        change = np.clip(rounded[:, :, k] + np.rint(step), -qmax, qmax) - rounded[:, :, k]
+        rounded[:, :, k] += change
+        slope += change[:, :, None] * covariance[:, None, k]
+    np.testing.assert_array_equal(moved, rounded)
+    np.testing.assert_array_equal(product, slope)
 
 
 @pytest.mark.parametrize("target", [ORT, TENSORRT, VACC], ids=lambda target: target.name)

@@ -125,7 +125,8 @@ def fake_tuning(hostile=""):
     rounded = TuningStage(stage="rounding", tried=1, recipe="mse, rounded" + hostile, agreement=0.97, sqnr_db=None,
                           seconds=100.0, float_macs=0.01, images=500, delta=-0.2, ci95=Interval(-0.9, 0.5),
                           kept=True)  # fmt: skip
-    return TuningLog(name="int8-tuned" + hostile, target="ort", verdict="The goal is met.", stages=(stage, rounded),
+    return TuningLog(name="int8-tuned" + hostile, target="ort", conclusion=("the goal is met",),
+                     stages=(stage, rounded),
                      notes=("a note" + hostile,))  # fmt: skip
 
 

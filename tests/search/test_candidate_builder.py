@@ -2,14 +2,20 @@
 
 import numpy as np
 import pytest
-from tune_models import builder_of, linear_model, mixed_model, model_of, small_images, unlike_channels
+from tune_models import builder_of, linear_model, mixed_model, model_of, photographs, small_images, unlike_channels
 
 from quantkit.config.method import Mse
 from quantkit.graph.qdq.plan import PlanOptions, plan
+from quantkit.ptq.input_folding import LEVELS, SPAN
+from quantkit.runs.cache import ResultCache
 from quantkit.search.budget import FloatBudget
-from quantkit.search.candidate_builder import SAME_FUNCTION
+from quantkit.search.candidate_builder import PREVIEW_IMAGES, SAME_FUNCTION
+from quantkit.search.deadline import OutOfTimeError
 from quantkit.search.mixed_precision import MixedPrecision, float_share
 from quantkit.search.recipe import Recipe, WeightCorrection
+from quantkit.search.trial_cache import TrialCache
+from quantkit.sensitivity.measure import LayerScorer
+from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, VACC
 
 EQUALIZED = Recipe(method=Mse(), equalization=1.0, correction=WeightCorrection.ROUNDING)
@@ -66,9 +72,10 @@ def test_builder_fp32_export_has_shifted_and_rescaled_channels(target) -> None:
         assert selection.largest_change(shifted.corrected_fp32) <= SAME_FUNCTION
 
 
-def test_builder_layers_go_to_float_within_budget_one_by_one() -> None:
+def test_builder_layers_go_to_float_within_budget_one_by_one(tmp_path) -> None:
     builder, selection = builder_of(mixed_model())
-    walk = MixedPrecision(builder, Recipe(method=Mse()), selection, FloatBudget(macs=50, layers=2))
+    cache, shape = TrialCache(ResultCache(tmp_path), {}), (1, 3, 12, 12)
+    walk = MixedPrecision(builder, Recipe(method=Mse()), selection, FloatBudget(macs=50, layers=2), shape, cache)
     skipped, before = [], selection.closeness(builder.make(Recipe(method=Mse())).int8).distance
     while (recipe := walk.next()) is not None:
         skipped.append(recipe.skip)
@@ -77,6 +84,42 @@ def test_builder_layers_go_to_float_within_budget_one_by_one() -> None:
     assert [len(one) for one in skipped] == list(range(1, len(skipped) + 1))
     assert 1 <= len(skipped) <= 2
     assert selection.closeness(product.int8).distance < before
+
+
+def test_layers_in_float_are_measured_once_across_interruptions(tmp_path, monkeypatch) -> None:
+    """Interrupted after some layers, the walk goes on with the others; then it is all in the cache."""
+    builder, selection = builder_of(mixed_model())
+    budget, shape = FloatBudget(macs=50, layers=2), (1, 3, 12, 12)
+    measured: list[str] = []
+    scores = LayerScorer.scores
+
+    def counted(self, layer):
+        if len(measured) == 2:
+            measured.append("stopped")
+            raise OutOfTimeError
+        measured.append(layer.node)
+        return scores(self, layer)
+
+    monkeypatch.setattr(LayerScorer, "scores", counted)
+
+    def walked(folder: str, *, fresh: bool = False) -> list[Recipe | None]:
+        cache = TrialCache(ResultCache(tmp_path / folder), {}, fresh=fresh)
+        walk = MixedPrecision(builder, Recipe(method=Mse()), selection, budget, shape, cache)
+        return [walk.next() for _ in range(3)]
+
+    with pytest.raises(OutOfTimeError):
+        walked("cut")
+    found = walked("cut")
+    assert len(set(measured)) == len(measured), "no layer is measured twice"
+    measured[:] = ["one", "two", "three"]
+    assert walked("whole") == found
+    count = len(measured)
+    monkeypatch.setattr(builder, "ranged", None)  # everything is known: nothing is built
+    monkeypatch.setattr(selection, "closeness", None)
+    assert walked("whole") == found
+    assert len(measured) == count
+    with pytest.raises(TypeError):
+        walked("whole", fresh=True)
 
 
 def test_float_share_is_that_of_multiply_adds() -> None:
@@ -104,3 +147,34 @@ def test_float_share_leaves_out_integer_product_of_activations() -> None:
     assert float_share(model, plan(model, ORT), (1, 3, 4, 4)) == 0.0
     kept = plan(model, ORT, PlanOptions(skip=("m",)))
     assert float_share(model, kept, (1, 3, 4, 4)) == pytest.approx(products["m"] / sum(products.values()))
+
+
+def test_observations_of_a_preview_are_continued_with_the_same_statistics() -> None:
+    images = small_images(PREVIEW_IMAGES + 30)
+    builder, _ = builder_of(unlike_channels(), work=images)
+    seen: list[int] = []
+    observe = builder.observe
+
+    def counted(model, images=None, before=None):
+        found = observe(model, images, before)
+        seen.append(len(found.extremes) - (0 if before is None else len(before.extremes)))
+        return found
+
+    builder.observe = counted
+    builder.preview(EQUALIZED)
+    model, ranges = builder.ranged(EQUALIZED)
+    assert seen == [PREVIEW_IMAGES, 30]
+    whole = observe(model)
+    again = builder._base(EQUALIZED).observed
+    np.testing.assert_array_equal(again.extremes, whole.extremes)
+    assert ranges == solve_observed(whole, EQUALIZED.method, ORT)
+
+
+def test_observations_of_folded_input_are_those_of_the_network_without() -> None:
+    builder, _ = builder_of(linear_model(), work=photographs(24), others=photographs(24, seed=5))
+    folded = EQUALIZED.changed(input_folding=True)
+    builder.make(EQUALIZED)
+    builder.observe = None  # not called again
+    ranges = builder.ranged(folded)[1]
+    assert ranges.pop(LEVELS) == SPAN
+    assert ranges == builder.ranged(EQUALIZED)[1]

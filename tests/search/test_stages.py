@@ -10,13 +10,13 @@ from quantkit.config.choices import Stage
 from quantkit.config.method import Kl, MinMax, Mse, Percentile
 from quantkit.evaluation.paired import Interval, PairedOutcomes, score_interval
 from quantkit.evaluation.selection import Closeness
+from quantkit.search.deadline import OutOfTimeError
 from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.search.stages import (
     LOOK_CONFIDENCE,
     LOOKS,
     Goal,
     HoldoutResult,
-    OutOfTimeError,
     Trial,
     Verdict,
     search,

@@ -10,6 +10,7 @@ from quantkit.config.method import Kl, MinMax, Mse, Percentile
 from quantkit.evaluation.selection import Closeness
 from quantkit.runs.cache import ResultCache
 from quantkit.search.budget import FloatBudget
+from quantkit.search.deadline import Deadline
 from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.search.stages import Trial
 from quantkit.search.trial_cache import Screened, TrialCache
@@ -27,7 +28,7 @@ def trials_of(model, tmp_path, log: ProgressLog | None = None) -> Trials:
     builder, selection = builder_of(model)
     subject = SimpleNamespace(builder=builder, selection=selection)
     cache = TrialCache(ResultCache(tmp_path / "cache"), {})
-    return Trials(subject, None, cache, FloatBudget(), None, log or ProgressLog())  # type: ignore[arg-type]
+    return Trials(subject, None, cache, FloatBudget(), Deadline(None), log or ProgressLog())  # type: ignore[arg-type]
 
 
 def test_shortlist_recipes_that_change_nothing_are_left_out(tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""Tuning of a run: what it writes holds what it says, interrupted it goes on, and the card gets what was foretold."""
+"""Tuning of a run: the files it writes, resumption after an interruption, and the files for the card."""
 
 import json
 from dataclasses import replace
@@ -26,8 +26,8 @@ from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.plan import PlanOptions, plan
 from quantkit.ptq.input_folding import LEVELS, Levels, with_input_folding
 from quantkit.runs.folder import RunFolder
+from quantkit.search import deadline
 from quantkit.search import stages as search
-from quantkit.search import trials as tune_trials
 from quantkit.search import tuning_data as tune_material
 from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import CandidateBuilder
@@ -107,6 +107,17 @@ def test_tune_kept_model_has_figures_of_log(run: Path) -> None:
     assert result.images == best.holdout.images
 
 
+def test_tune_rows_distances_rank_the_trials(run: Path) -> None:
+    done = tune(run, EVERYTHING)
+    distances = [row["distance"] for row in done.rows()]
+    best = done.trials.index(done.outcome.best)
+    assert distances[best] == 1.0
+    assert distances[0] == done.trials[0].closeness.distance / done.outcome.best.closeness.distance
+    exact = replace(done.outcome.best, closeness=replace(done.outcome.best.closeness, expected_kl=0.0))
+    equal = replace(done, outcome=replace(done.outcome, best=exact))
+    assert {row["distance"] for row in equal.rows()} == {None}
+
+
 def test_tune_first_trial_is_model_of_calibrate(run: Path) -> None:
     done = tune(run, replace(EVERYTHING, goal=Goal(max_drop=100)))
     assert done.outcome.verdict is Verdict.MET
@@ -123,6 +134,9 @@ def test_tune_repeated_or_interrupted_gives_same_bits(
     made.clear()
     again = tune(run, EVERYTHING)
     assert again.path.read_bytes() == wanted
+    assert not made, "the model that is kept is on disk"
+    again.path.write_bytes(b"another file")
+    assert tune(run, EVERYTHING).path.read_bytes() == wanted
     assert len(made) == 1, "the model that is kept, and no other"
 
     counted = CandidateBuilder.make
@@ -197,8 +211,8 @@ def test_tune_estimates_its_time_once(run: Path) -> None:
     assert len([text for text in first.messages if "estimated time" in text]) == 1
     tune(run, EVERYTHING, progress=again)
     assert not any("estimated time" in text for text in again.messages), "all trials are cached"
-    assert not any("only the model is built again" in text for text in first.messages)
-    assert any("only the model is built again" in text for text in again.messages)
+    assert not any("is built again" in text for text in first.messages)
+    assert any("nothing is built again" in text for text in again.messages)
 
 
 def test_tune_result_of_search_is_not_made_twice(
@@ -328,7 +342,7 @@ def test_tune_out_of_time_gives_up_begun_work(run: Path, monkeypatch) -> None:
                 return lambda done, total: clock.__setitem__(0, 1e6)
             return super().task(name, unit)
 
-    monkeypatch.setattr(tune_trials, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     done = tune(run, replace(EVERYTHING, seconds=1000.0), progress=Watch(), fresh=True)
     assert done.outcome.out_of_time
     assert len(begun) == 1

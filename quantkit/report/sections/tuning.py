@@ -39,11 +39,15 @@ def _search(log: TuningLog, charts: list[Chart]) -> Html:
     return element(
         "div",
         element("h3", f"{log.name}, target {log.target}"),
-        element("p", f"{log.verdict} {tried} recipes were tried in {duration(total)}."),
+        element("p", f"{_sentences(log)} {tried} recipes were tried in {duration(total)}."),
         table(f"Stages of {log.name}", headings, rows, text_columns=2),
         chart,
         element("ul", *(element("li", note) for note in log.notes), class_="notes") if log.notes else None,
     )
+
+
+def _sentences(log: TuningLog) -> str:
+    return " ".join(f"{line[:1].upper()}{line[1:]}." for line in log.conclusion)
 
 
 def _row(stage: TuningStage, before: float | None) -> list[object]:
