@@ -122,3 +122,8 @@ def test_advice_after_calibration_on_all_images_asks_for_others(project: Path, c
     out, _ = command("calibrate", "--images", "images", "--count", "8", "--run", "runs/eight")
     assert out.endswith("next: quantkit compare fp32 int8 --run runs/eight\n")
     command(*out.splitlines()[-1].split()[2:])
+
+
+def test_advice_preset_that_does_not_fit_the_model_names_the_option(project: Path, command: Run) -> None:
+    _, err = command("calibrate", "--images", "images", "--preset", "digits", code=3)
+    assert "error: --preset: the model needs 3 channels, and the pipeline gives 1; set the mode of decode to RGB" in err
