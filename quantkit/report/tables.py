@@ -93,7 +93,7 @@ def notes(comparison: Comparison) -> list[str]:
     said = []
     for model in comparison.candidates:
         versus = model.versus
-        if versus is not None and versus.top1 is not None and 0.0 in versus.top1.ci95:
+        if versus is not None and versus.top1 is not None and not versus.top1.is_significant:
             said.append(f"{model.name}: {versus.sample_size}")
         if lonely := [one for one in model.worst_tensors if one.images >= MANY and one.image_share > 0.5]:
             said.append(
