@@ -5,6 +5,7 @@ contains plain numbers with full precision.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -90,16 +91,18 @@ MANY = 10
 
 def notes(comparison: Comparison) -> list[str]:
     """Return the notes below the table: the loss that this number of images detects, and warnings."""
-    said = []
+    names_by_size = defaultdict[str, list[str]](list)
     for model in comparison.candidates:
         versus = model.versus
         if versus is not None and versus.top1 is not None and not versus.top1.is_significant:
-            said.append(f"{model.name}: {versus.sample_size}")
-        if lonely := [one for one in model.worst_tensors if one.images >= MANY and one.image_share > 0.5]:
-            said.append(
-                f"{model.name}: one image causes more than half of the error of {len(lonely)} of the "
-                f"{len(model.worst_tensors)} tensors with the lowest SQNR, so their SQNR is not representative"
-            )
+            names_by_size[str(versus.sample_size)].append(model.name)
+    said = [f"{', '.join(names)}: {size}" for size, names in names_by_size.items()]
+    said += [
+        f"{model.name}: one image causes more than half of the error of {len(lonely)} of the "
+        f"{len(model.worst_tensors)} tensors with the lowest SQNR, so their SQNR is not representative"
+        for model in comparison.candidates
+        if (lonely := [one for one in model.worst_tensors if one.images >= MANY and one.image_share > 0.5])
+    ]
     return [*said, *comparison.warnings]
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,6 +98,14 @@ def test_notes_say_what_images_can_show():
     said = render.notes(comparison(flipped=3))
     assert said[0].startswith("int8: 300 images detect a top-1 loss of 2.6 points or more (power 80 %); about ")
     assert render.notes(comparison(flipped=200)) == []  # a loss in plain sight needs no such words
+
+
+def test_notes_equal_sentences_name_all_models():
+    one, other = comparison(flipped=3), comparison(flipped=2)
+    [same], [different] = one.candidates, other.candidates
+    several = replace(one, models=(*one.models, replace(same, name="kl"), replace(different, name="mse")))
+    said = render.notes(several)
+    assert [note.partition(":")[0] for note in said] == ["int8, kl", "mse"]
 
 
 def test_markdown_escapes_names_and_keeps_its_columns():
