@@ -10,12 +10,17 @@ from typing import Any
 
 
 class NoteKind(StrEnum):
-    """Kinds of notes that can occur many times for a model."""
+    """Kinds of notes that can occur many times for a model, and of warnings."""
 
     WIDENED = "weight-scale-widened"
     UNLIKE_RANGES = "unlike-ranges"
     UNKNOWN_KEY = "unknown-key"
     CUT_RANGE = "cut-range"
+    CARD_PREPROCESSING = "card-preprocessing"
+
+
+# Results on the card are wrong where such a note is overlooked.
+_WARNINGS = frozenset({NoteKind.CARD_PREPROCESSING})
 
 
 class Note(str):
@@ -71,6 +76,11 @@ class NoteGroup:
         """Whether the line summarizes several notes."""
         return len(self.items) > 1 and len(set(self.items)) > 1
 
+    @property
+    def is_warning(self) -> bool:
+        """Whether the line is a warning, which is shown with ``--quiet`` too."""
+        return as_note(self.items[0]).kind in _WARNINGS
+
 
 def as_note(text: str) -> Note:
     """Return a note unchanged, or a plain string as a note without a kind."""
@@ -118,6 +128,7 @@ def _cut_ranges(items: Sequence[Note]) -> str:
 
 _SUMMARIES: Mapping[NoteKind, Callable[[Sequence[Note]], str]] = {
     NoteKind.WIDENED: _widened,
+    NoteKind.CARD_PREPROCESSING: lambda items: f"{items[0]} ({len(items)} times)",
     NoteKind.UNLIKE_RANGES: _unlike_ranges,
     NoteKind.UNKNOWN_KEY: _unknown_keys,
     NoteKind.CUT_RANGE: _cut_ranges,

@@ -38,6 +38,10 @@ class Records:
         """Return the rows as an HTML table, for notebooks."""
         return html_table(self.rows())
 
+    def __str__(self) -> str:
+        """Return the rows as a table of text, for `print`; `repr` has every field."""
+        return text_table(self.rows())
+
 
 def plain(value: Any) -> Any:
     """Return a value of a result as JSON values.
@@ -111,6 +115,28 @@ def html_table(rows: Sequence[Row], shown: int = _SHOWN) -> str:
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return table if len(rows) <= shown else f"{table}<p>{shown} of {len(rows)} rows</p>"
+
+
+def text_table(rows: Sequence[Row], shown: int = _SHOWN) -> str:
+    """Return the first ``shown`` rows as lines of text with headings, with the total number if there are more.
+
+    Args:
+        rows: rows with the same keys.
+        shown: maximum number of rows to show.
+    """
+    if not rows:
+        return "no rows"
+    columns = [[name, *(_text(row[name]) for row in rows[:shown])] for name in rows[0]]
+    left = [not all(_is_number(row[name]) for row in rows) for name in rows[0]]
+    widths = [max(map(len, column)) for column in columns]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if is_left else cell.rjust(width)
+            for cell, width, is_left in zip(line, widths, left, strict=True)
+        ).rstrip()
+        for line in zip(*columns, strict=True)
+    ]
+    return "\n".join(lines if len(rows) <= shown else [*lines, f"{shown} of {len(rows)} rows"])
 
 
 def _is_number(value: object) -> bool:

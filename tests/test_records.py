@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from quantkit.errors import UsageError
-from quantkit.records import Records, dataframe, html_table
+from quantkit.records import Records, dataframe, html_table, text_table
 
 ROWS = [{"name": "a<b>", "top1": 99.5, "kl": None}, {"name": "c", "top1": 98.0, "kl": 0.25}]
 
@@ -50,3 +50,13 @@ def test_html_table_many_rows_are_cut_and_counted() -> None:
 
 def test_html_table_without_rows_is_empty() -> None:
     assert html_table([]) == "<table><tbody></tbody></table>"
+
+
+def test_print_of_a_result_is_its_rows_in_columns() -> None:
+    assert str(_Result()) == "name  top1    kl\na<b>  99.5\nc       98  0.25"
+
+
+def test_text_table_many_rows_are_cut_and_counted() -> None:
+    text = text_table([{"row": index} for index in range(30)], shown=20)
+    assert text.splitlines()[-2:] == [" 19", "20 of 30 rows"]
+    assert text_table([]) == "no rows"

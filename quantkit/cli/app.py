@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from quantkit.cli.groups import arrange
+from quantkit.cli.output_files import check_output_files
 from quantkit.cli.terminal import session
 
 GLOBAL_PANEL = "Global options"
@@ -113,12 +114,14 @@ class SingleValueCommand(TyperCommand):
 
         Raises:
             click.UsageError: an option that takes one value was given several times.
+            UsageError: an output file is also an input, or another output.
         """
         if not ctx.resilient_parsing:
-            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            values, _, given = self.make_parser(ctx).parse_args(args=list(args))
             for option, times in Counter(given).items():
                 if times > 1 and _keeps_last(option):
                     ctx.fail(f"{option.opts[0]} takes one value and was given {times} times.")
+            check_output_files(values)
         return super().parse_args(ctx, args)
 
 

@@ -121,7 +121,11 @@ def materialize_command(
     """Write the images of a set into one folder, the layout that the vendor's dataset.path expects."""
     _materialize(_load(set_, images), folder, link)
     print_files([folder])
-    print_next("vamc", "write", "--run", "RUN", "--calibration-folder", folder, "--out", "vamc.yaml")
+    build = folder.parent / "vamc.yaml"
+    if build.is_file():  # the folder that the build file of a run names
+        print_next("vamc", "check", build)
+    else:
+        print_next("vamc", "write", "--run", "RUN", "--calibration-folder", folder, "--out", "vamc.yaml")
 
 
 @app.command()

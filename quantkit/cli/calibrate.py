@@ -84,6 +84,8 @@ def calibrate(
     about = {"run": str(done.run), "images": len(done.statistics.images)}
     session.event("result", result={**about, **done.quantized.to_json()})
     _print(done, None if chosen == settings.set else chosen)
+    others = () if project.images is not None or _leaves_images(chosen) else ("--images", "FOLDER")
+    print_next("compare", "fp32", done.quantized.name, "--run", done.run, *others)
 
 
 def _print_set(manifest: Path, *, drawn: bool) -> None:
@@ -139,7 +141,18 @@ def _print(done: "Calibration", drawn: Path | None) -> None:
     print_notes(done.notes)
     print_files((*done.files, done.run / RECORD, *([] if drawn is None else [drawn])), in_folder=done.run)
     print_coverage(done.coverage)
-    print_next("compare", "fp32", quantized.name, "--run", done.run)
+
+
+def _leaves_images(manifest: Path) -> bool:
+    """Return whether the folder of a set has images that are not in it; assumed of what is no folder."""
+    from quantkit.data.calibration_set import CalibrationSet
+    from quantkit.data.images import IMAGE_SUFFIXES
+
+    chosen = CalibrationSet.load(manifest)
+    if not isinstance(chosen.root, Path) or not chosen.root.is_dir():
+        return True
+    files = (path for path in chosen.root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return next(islice(files, len(chosen), None), None) is not None
 
 
 def _convergence(points: "Sequence[ConvergencePoint]") -> str:

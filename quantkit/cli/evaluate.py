@@ -52,6 +52,7 @@ def evaluate(
     if len(models) > 1:
         raise UsageError(f"{len(models)} models were given", fix="evaluate one at a time, or use quantkit compare")
     from quantkit.cli.evaluation_settings import cache_folder, evaluation_settings
+    from quantkit.graph.model import is_quantized, read_model
     from quantkit.workflows.evaluate import evaluate as step
     from quantkit.workflows.evaluate import parse_shard
     from quantkit.workflows.project import load_project
@@ -97,8 +98,10 @@ def evaluate(
     elif settings.run is not None:
         print_next_comparison(settings.run, models[0])
     else:
-        chosen = [] if read.preset is None else ["--preset", read.preset]
-        print_next("calibrate", "--model", models[0], "--images", "FOLDER", *chosen)
+        chosen = ["--images", "FOLDER", *([] if read.preset is None else ["--preset", read.preset])]
+        quantized = is_quantized(read_model(Path(models[0]), allow_quantized=True))
+        step_words = ["compare", "FP32.onnx"] if quantized else ["calibrate", "--model"]
+        print_next(*step_words, models[0], *chosen)
 
 
 def _merge(paths: list[Path], out: Path | None, json: Path | None) -> None:

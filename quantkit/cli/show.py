@@ -55,7 +55,7 @@ def spread(counts: Collection[int]) -> str:
 
 
 def print_notes(notes: Iterable[str], *, to_errors: bool = False) -> None:
-    """Print notes: one line per kind, every note with ``--verbose``, none with ``--quiet``.
+    """Print notes: one line per kind, every note with ``--verbose``, only warnings with ``--quiet``.
 
     Args:
         notes: notes of a step.
@@ -64,10 +64,11 @@ def print_notes(notes: Iterable[str], *, to_errors: bool = False) -> None:
     where = errors if to_errors else console
     for group in grouped(notes):
         session.event("note", text=group.text, items=list(group.items) if group.is_summary else [])
-        if session.quiet or (to_errors and session.events_on_stderr):
+        if (session.quiet and not group.is_warning) or (to_errors and session.events_on_stderr):
             continue
         hint = "" if session.verbose or not group.is_summary else "; --verbose lists them"
-        where.print(f"note: {group.text}{hint}", soft_wrap=True, markup=False)
+        word, style = ("warning", "yellow") if group.is_warning else ("note", None)
+        where.print(f"{word}: {group.text}{hint}", soft_wrap=True, markup=False, style=style)
         if session.verbose and group.is_summary:
             for item in group.items:
                 where.print(f"    {item}", soft_wrap=True, markup=False, style="dim")

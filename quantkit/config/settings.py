@@ -96,8 +96,9 @@ def setting_text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, Mapping):
         if "name" in value:
-            value = dict(value)
-            return " ".join((str(value.pop("name")), *(f"{key} {setting_text(one)}" for key, one in value.items())))
+            # "auto" leaves a detail to the target.
+            details = {key: one for key, one in value.items() if key != "name" and one != "auto"}
+            return " ".join((str(value["name"]), *(f"{key} {setting_text(one)}" for key, one in details.items())))
         return ", ".join(f"{name} {setting_text(one)}" for name, one in value.items())
     if isinstance(value, tuple | list):
         return ", ".join(map(setting_text, value))

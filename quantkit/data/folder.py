@@ -13,6 +13,7 @@ from quantkit.data.imagenet_names import follows_imagenet, imagenet_remarks
 from quantkit.data.label_sources import disagreement, folder_of, wnid_of_file
 from quantkit.data.labels import pair_labels, read_label_file
 from quantkit.data.source import ImageSource
+from quantkit.data.sources.arrays import IN_MEMORY
 from quantkit.data.sources.open import ImagesLike, open_source
 from quantkit.errors import LabelError, first_of
 
@@ -252,6 +253,12 @@ def _refuse_unlabelled(found: ImageSource, tops: list[str | None]) -> NoReturn:
             f"{len(loose)} of {len(tops)} images are outside the class folders: {first_of(loose)}",
             where=found.root,
             fix="move them into the folder of their class, or give a label file with --labels",
+        )
+    if str(found.root).startswith(IN_MEMORY):
+        raise LabelError(
+            "the images have no labels",
+            where=found.root,
+            fix="give (images, labels), or each image with its class index",
         )
     entries = sorted(found.root.iterdir()) if isinstance(found.root, Path) and found.root.is_dir() else []
     candidates = [path.name for path in entries if path.suffix.lower() in _LABEL_FILE_SUFFIXES]

@@ -228,7 +228,7 @@ def check_pipeline(
         modes = {1: "L", 2: "LA", 3: "RGB or BGR", 4: "RGBA or BGRA"}
         raise ConfigError(
             f"the model needs {channels} channels, and the pipeline gives {pipeline.channels}",
-            where="pipeline",
+            where="--preset",
             fix=f"set the mode of decode to {modes[channels]}"
             if channels in modes
             else "image files have 1 to 4 channels; give a model with as many",
@@ -238,7 +238,7 @@ def check_pipeline(
         raise ConfigError(
             f"the model needs integers from {whole[0]} to {whole[1]}, and the pipeline gives {fractions}"
             f"from {values.min():.4g} to {values.max():.4g}",
-            where="pipeline",
+            where="--preset",
             fix="set the divisor of to_tensor to 1 and leave out normalize",
         )
     if pipeline.output_size is None:
@@ -247,7 +247,7 @@ def check_pipeline(
         if wanted is not None and wanted != given:
             raise ConfigError(
                 f"the model needs {name} {wanted}, and the pipeline gives {given}",
-                where="pipeline",
+                where="--preset",
                 fix=f"set its last resize or center_crop to {wanted}",
             )
 

@@ -49,7 +49,9 @@ def evaluation_images(
         found = found.only([index for index in range(len(found.names)) if index not in taken])
         if not found.names:
             raise CalibrationSetError(
-                "all images are in the calibration set", where=found.root, fix="give other --images"
+                "all images are in the calibration set",
+                where=found.root,
+                fix="give other --images, or calibrate on fewer (--count)",
             )
     found = limited(found, limit)
     if exclude is None and calibration is not None and (shared := overlap(calibration, found.items)):

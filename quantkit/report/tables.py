@@ -94,7 +94,7 @@ def notes(comparison: Comparison) -> list[str]:
     names_by_size = defaultdict[str, list[str]](list)
     for model in comparison.candidates:
         versus = model.versus
-        if versus is not None and versus.top1 is not None and 0.0 in versus.top1.ci95:
+        if versus is not None and versus.top1 is not None and not versus.top1.is_significant:
             names_by_size[str(versus.sample_size)].append(model.name)
     said = [f"{', '.join(names)}: {size}" for size, names in names_by_size.items()]
     said += [

@@ -16,7 +16,7 @@ _FIXED_SPACE = "\u00a0"
 _NOT_BEHIND_COMMA = re.compile(r"(?<!,) ")
 _CHECK_PRESET = (
     "The file does not record the preprocessing used in training: check that the preset matches it, or give a "
-    "YAML file (quantkit init writes ready-made ones)."
+    "YAML file (quantkit preprocess guess finds it from images and writes one)."
 )
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 

@@ -50,9 +50,10 @@ def test_advice_missing_calibration_folder_has_its_command(folder: Path, command
     (comment,) = [line for line in (folder / "runs/tiny/vamc.yaml").read_text().splitlines() if "# made by: " in line]
     pasted = note.partition("is not there yet: ")[2]
     assert comment.partition("# made by: ")[2] == pasted
-    command(*shlex.split(pasted)[1:])
-    out, _ = command("vamc", "check", "runs/tiny/vamc.yaml")
-    assert "is not there" not in out
+    out, _ = command(*shlex.split(pasted)[1:])
+    assert out.endswith("vamc.yaml\n")
+    out, _ = command(*shlex.split(out.splitlines()[-1])[2:])
+    assert "does not exist" not in out
     out, _ = command("calibrate", "--target", "vacc")
     assert "is not there yet" not in out
 
@@ -105,3 +106,25 @@ def test_advice_init_of_present_network_continues_with_images(tmp_path: Path, co
     (tmp_path / "quantkit.yaml").unlink()
     (tmp_path / "squeezenet1_1.onnx").touch()
     assert "next: quantkit calib-set build --images FOLDER --out calib.csv" in command("init", "squeezenet1_1")[0]
+
+
+def test_advice_after_eval_of_an_int8_file_compares_it(calibrated: Path, command: Run) -> None:
+    on = ("--images", "images", "--preset", "pipeline.yaml")
+    out, _ = command("eval", "runs/tiny/int8.onnx", *on)
+    assert out.endswith("next: quantkit compare FP32.onnx runs/tiny/int8.onnx --images FOLDER --preset pipeline.yaml\n")
+    out, _ = command("eval", "tiny.onnx", *on)
+    assert out.endswith("next: quantkit calibrate --model tiny.onnx --images FOLDER --preset pipeline.yaml\n")
+
+
+def test_advice_after_calibration_on_all_images_asks_for_others(project: Path, command: Run) -> None:
+    command("calib-set", "build", "--images", "images", "--out", "calib.csv")
+    out, _ = command("calibrate")
+    assert out.endswith("next: quantkit compare fp32 int8 --run runs/tiny --images FOLDER\n")
+    out, _ = command("calibrate", "--images", "images", "--count", "8", "--run", "runs/eight")
+    assert out.endswith("next: quantkit compare fp32 int8 --run runs/eight\n")
+    command(*out.splitlines()[-1].split()[2:])
+
+
+def test_advice_preset_that_does_not_fit_the_model_names_the_option(project: Path, command: Run) -> None:
+    _, err = command("calibrate", "--images", "images", "--preset", "digits", code=3)
+    assert "error: --preset: the model needs 3 channels, and the pipeline gives 1; set the mode of decode to RGB" in err

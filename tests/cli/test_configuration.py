@@ -64,7 +64,7 @@ def test_settings_name_the_line_of_the_project_file_or_the_command_line() -> Non
 
 def test_settings_are_printed_with_sources_where_they_are_no_defaults(place: Path, run: Run) -> None:
     lines = shown(run(place, "quantize", "--method", "kl")[1])
-    assert lines["method"] == "kl definition auto  (command line)"
+    assert lines["method"] == "kl  (command line)"
     assert lines["target"] == "vacc  (quantkit.yaml:9)"
     assert lines["skip"] == "conv:0  (quantkit.yaml:7)"
     assert lines["bias correction"] == "yes"
@@ -94,7 +94,7 @@ def test_settings_of_every_command_that_writes_into_a_run_are_stored_there(place
     run(place, "report", "--limit", "8")
     page = (place / "runs/tiny/report.html").read_text(encoding="utf-8")
     assert "settings of quantize int8-vacc-kl" in page
-    assert "method kl definition auto (command line)" in page
+    assert "method kl (command line)" in page
 
 
 def test_settings_of_older_runs_are_those_of_the_calibration(place: Path, run: Run) -> None:

@@ -176,3 +176,12 @@ def test_find_images_unreadable_folder_is_named(tmp_path: Path, monkeypatch: pyt
 def test_find_labelled_real_photos_have_imagenet_labels(shared_assets: Path) -> None:
     found = find_labelled_images(shared_assets / "imagenet_samples")
     np.testing.assert_array_equal(found.labels, np.arange(1000))
+
+
+def test_labels_of_images_in_memory_are_asked_for_as_values() -> None:
+    images = np.zeros((2, 3, 4, 4), np.float32)
+    for given in (images, list(images)):
+        with pytest.raises(
+            LabelError, match=r"^images in memory.*: the images have no labels; give \(images, labels\)"
+        ):
+            find_labelled_images(given)

@@ -125,17 +125,18 @@ def test_report_pictures_stay_within_size_limit(report_data):
 
 
 @pytest.mark.parametrize(
-    ("value", "interval", "said"),
+    ("value", "interval", "p", "said"),
     [
-        (-1.7, (-2.66, -0.8), "int8 loses 1.70 points of top-1 against fp32 (95_% interval 0.80 to 2.66)."),
-        (0.9, (0.2, 1.6), "int8 gains 0.90 points of top-1 over fp32 (95_% interval 0.20 to 1.60)."),
-        (-0.1, (-0.5, 0.3), "int8 shows no statistically significant change of top-1 against fp32 on 2,000 images: −0.10 points (95_% interval −0.50 to +0.30)."),  # noqa: E501
+        (-1.7, (-2.66, -0.8), 0.001, "int8 loses 1.70 points of top-1 against fp32 (95_% interval 0.80 to 2.66)."),
+        (0.9, (0.2, 1.6), 0.02, "int8 gains 0.90 points of top-1 over fp32 (95_% interval 0.20 to 1.60)."),
+        (-0.1, (-0.5, 0.3), 0.8, "int8 shows no statistically significant change of top-1 against fp32 on 2,000 images: −0.10 points (95_% interval −0.50 to +0.30)."),  # noqa: E501
+        (2.0, (0.08, 5.03), 0.125, "int8 shows no statistically significant change of top-1 against fp32 on 2,000 images: +2.00 points (95_% interval +0.08 to +5.03)."),  # noqa: E501
     ],
-    ids=["loss", "gain", "unproven"],
+    ids=["loss", "gain", "unproven", "exact test not"],
 )  # fmt: skip
-def test_report_verdict_says_what_interval_allows(report_data, value, interval, said):
+def test_report_verdict_says_what_interval_and_exact_test_allow(report_data, value, interval, p, said):
     model = report_data.candidates[0]
-    top1 = replace(model.versus.top1, value=value, ci95=Interval(*interval))
+    top1 = replace(model.versus.top1, value=value, ci95=Interval(*interval), mcnemar_p=p)
     model = replace(model, name="int8", versus=replace(model.versus, top1=top1))
     assert verdict(report_data.comparison, model) == said.replace("_", "\u00a0")
 

@@ -17,12 +17,12 @@ def verdict(comparison: Comparison, model: ModelResult) -> str:
         same = f"{versus.agreement:.2f} % of {comparison.images:,} images"
         return f"{model.name} puts {same} in the same class as {reference}."
     value, ci = versus.top1.value, versus.top1.ci95
-    if ci.hi < 0:
+    if versus.top1.is_significant and value < 0:
         return (
             f"{model.name} loses {-value:.2f} points of top-1 against {reference} "
             f"({_CONFIDENCE} {-ci.hi:.2f} to {-ci.lo:.2f})."
         )
-    if ci.lo > 0:
+    if versus.top1.is_significant:
         return (
             f"{model.name} gains {value:.2f} points of top-1 over {reference} "
             f"({_CONFIDENCE} {ci.lo:.2f} to {ci.hi:.2f})."

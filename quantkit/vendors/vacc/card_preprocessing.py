@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from quantkit.config.pipeline import PRESETS, Normalize, Pipeline, Resize, ToTensor
 from quantkit.errors import VendorFileError
+from quantkit.notes import Note, NoteKind
 from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
 
 CARD_PRESET = "vacc"
@@ -26,15 +27,19 @@ def card_differences(pipeline: Pipeline) -> tuple[str, ...]:
     return tuple(_differences(pipeline))
 
 
-def card_warning(pipeline: Pipeline) -> str | None:
+def card_warning(pipeline: Pipeline) -> Note | None:
     """Return a warning with the fix if the card cannot run a pipeline, or runs another one; None if it matches."""
     try:
         differences = card_differences(pipeline)
     except VendorFileError as error:
-        return f"the card cannot run this preprocessing: {error.what}; {_fix(pipeline)}"
+        return _warning(f"the card cannot run this preprocessing: {error.what}; {_fix(pipeline)}")
     if not differences:
         return None
-    return f"the card does not compute this preprocessing: {'; '.join(differences)}; {_fix(pipeline)}"
+    return _warning(f"the card does not compute this preprocessing: {'; '.join(differences)}; {_fix(pipeline)}")
+
+
+def _warning(text: str) -> Note:
+    return Note(text, NoteKind.CARD_PREPROCESSING)
 
 
 def _differences(pipeline: Pipeline) -> Iterator[str]:

@@ -187,8 +187,10 @@ def test_preset_of_calibrate_for_vacc_is_used_everywhere(run: Run, tmp_path: Pat
     # For onnxruntime the card's limits are none of the user's business.
     code, out, _ = run("calibrate", "--model", "tiny.onnx", "--set", "run/set.csv", "--preset", name, "--run", "ort")
     assert (code, "the card does not" in out, (tmp_path / "ort/vdsp_params.json").exists()) == (0, False, False)
-    code, out, _ = run("quantize", "--run", "ort", "--target", "vacc")
-    assert (code, "the card does not compute this preprocessing" in out) == (0, warned)
+    # A warning, not a note: --quiet shows it.
+    code, out, _ = run("quantize", "--run", "ort", "--target", "vacc", "-q")
+    assert (code, "warning: the card does not compute this preprocessing" in out) == (0, warned)
+    assert "note: " not in out
 
 
 def test_preset_path_is_taken_by_python_functions(tmp_path: Path) -> None:
