@@ -37,10 +37,12 @@ class Percentile:
     of: Literal["auto", "magnitude", "value"] = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.fraction, int | float) or not 0.5 < self.fraction <= 1.0:
+        is_number = isinstance(self.fraction, int | float)
+        if not is_number or not 0.5 < self.fraction <= 1.0:
+            percent = self.fraction if is_number and 50.0 < self.fraction <= 100.0 else 99.999
             raise UsageError(
                 f"the percentile fraction must be in (0.5, 1], not {self.fraction}",
-                fix="99.999 percent is written 0.99999",
+                fix=f"{percent:g} percent is written {percent / 100.0:.10g}",
             )
 
 

@@ -33,7 +33,7 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
 _TERM = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*")
 _GRAMMAR = (
     'write NAME OP NUMBER, joined by "and" and "or" ("and" binds tighter, no parentheses), '
-    'such as "top1_drop > 0.5 or agreement < 98"'
+    'without units, such as "top1_drop > 0.5 or agreement < 98"'
 )
 
 
@@ -302,7 +302,8 @@ def parse_gates(conditions: Mapping[GateMode, Sequence[str] | None], *, latency:
 def _term(part: str, text: str, mode: GateMode) -> Term:
     match = _TERM.fullmatch(part)
     if match is None:
-        raise UsageError(f"cannot read {part.strip()!r} in {text!r}", where=mode, fix=_GRAMMAR)
+        place = "" if part.strip() == text.strip() else f" in {text!r}"
+        raise UsageError(f"cannot read {part.strip()!r}{place}", where=mode, fix=_GRAMMAR)
     name, symbol, number = match.groups()
     if name not in FIGURES:
         raise UsageError(f"there is no figure {name!r}", where=mode, fix=f"choose one of {', '.join(FIGURES)}")

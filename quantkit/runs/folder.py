@@ -147,6 +147,8 @@ class RunRecord(_Record):
         configuration: the effective settings of the commands that wrote into the run; see
             `quantkit.runs.configuration`.
         observed_on: device of the calibration pass, as `quantkit.DevicePlacement.to_json`; empty in older runs.
+        written: digests of files that users may edit, by name, as they were written; see
+            `quantkit.runs.editable_files`.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -165,6 +167,7 @@ class RunRecord(_Record):
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
     configuration: dict[str, Any] = Field(default_factory=dict)
     observed_on: dict[str, Any] = Field(default_factory=dict)
+    written: dict[str, str] = Field(default_factory=dict)
 
     @property
     def image_size(self) -> tuple[int, int] | None:

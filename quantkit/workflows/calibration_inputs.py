@@ -207,7 +207,7 @@ def new_record(
     )
     if before is None:
         return record
-    kept: dict[str, Any] = {"backends": before.backends}
+    kept: dict[str, Any] = {"backends": before.backends, "written": before.written}
     if not replaced:
         kept |= {"quantized": before.quantized, "configuration": before.configuration}
     return record.model_copy(update=kept)

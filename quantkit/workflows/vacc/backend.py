@@ -8,8 +8,8 @@ from typing import Any, Self
 from quantkit.config.method import Kl, Method, Mse
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import QuantkitError
-from quantkit.files import write_text
 from quantkit.notes import as_note
+from quantkit.runs.editable_files import is_written, set_aside, write_editable
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.location import set_of_run
 from quantkit.runs.outliers import set_without_outliers
@@ -93,13 +93,14 @@ class VaccBackend:
             try:
                 build = build_of_run(folder, record, model, run.prepared, self.options)
             except QuantkitError as error:
+                notes += set_aside(folder, path)
                 path.unlink(missing_ok=True)
                 if for_card and model == run.name:
                     raise
                 notes.append(f"{path.name} was not written: {error}")
                 continue
-            if model == run.name or not _holds(path, build.text):
-                write_text(path, build.text)
+            if model == run.name or not is_written(folder, path, build.text):
+                notes += write_editable(folder, path, build.text)
                 files.append(path)
             if for_card and model == run.name:  # in other runs the file contains them as comments
                 said = (*build.notes, *signature_notes(record))
@@ -115,8 +116,9 @@ class VaccBackend:
         if for_card:
             if card_set is not None and not choices_of_run(record, run.name).keep_outliers:
                 notes.append(f"give the compiler the images of {CARD_SET}, without outliers (calib-set materialize)")
-            vdsp = write_vdsp(folder, record.pipeline)
+            vdsp, edited = write_vdsp(folder, record.pipeline)
             files += [] if vdsp is None else [vdsp]
+            notes += edited
             warning = card_warning(record.pipeline)
             notes += [] if warning is None else [warning]
         return BackendFiles(tuple(files), tuple(notes))
@@ -127,10 +129,10 @@ class VaccBackend:
         checkpoint = tuned.fp32 or Path(record.model.path)
         build = build_of_plan(folder, record, tuned.name, tuned.method, tuned.plan, self.options, checkpoint)
         path = folder.path / build_file_name(tuned.name)
-        write_text(path, build.text)
+        edited = write_editable(folder, path, build.text)
         named = [as_note(note).with_prefix(f"{path.name}: ") for note in build.notes]
         warning = card_warning(record.pipeline)
-        return BackendFiles((path,), (*named, *([] if warning is None else [warning])))
+        return BackendFiles((path,), (*edited, *named, *([] if warning is None else [warning])))
 
     def update_paths(self, folder: RunFolder) -> tuple[Path, ...]:
         """Put the present paths of models and images into the build files."""
@@ -139,16 +141,13 @@ class VaccBackend:
     def remove_files(self, folder: RunFolder, models: Collection[str]) -> None:
         """Remove the files of models that are removed from a run: their build files, and those of the whole run."""
         for name in (*self.file_names, *map(build_file_name, models)):
+            set_aside(folder, folder.path / name)
             (folder.path / name).unlink(missing_ok=True)
 
     def tune_limits(self, budget: FloatBudget) -> FloatBudget:
         """Allow convolutions only, the operators of ``skip_conv_layers``, and few of them."""
         layers = MAX_FLOAT_LAYERS if budget.layers is None else budget.layers
         return replace(budget, layers=layers, convs_only=True)
-
-
-def _holds(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_bytes() == text.encode()
 
 
 def _write_card_set(folder: RunFolder, record: RunRecord, chosen: CalibrationSet | None) -> Path | None:

@@ -10,8 +10,8 @@ import onnx_ir as ir
 from quantkit.config.method import Method, Percentile
 from quantkit.config.pipeline import Pipeline
 from quantkit.errors import ConfigError, VendorFileError
-from quantkit.files import write_text
 from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
+from quantkit.runs.editable_files import set_aside, write_editable
 from quantkit.runs.folder import INT8, RunFolder, RunRecord
 from quantkit.runs.inputs import fp32_of_run
 from quantkit.targets import VACC, Target
@@ -201,8 +201,8 @@ def build_of_run(
     return build_of_plan(folder, record, model, choices.method, made, options, choices.checkpoint(folder))
 
 
-def write_vdsp(folder: RunFolder, pipeline: Pipeline) -> Path | None:
-    """Write ``vdsp_params.json``, the card's fused preprocessing, into a run folder and return its path.
+def write_vdsp(folder: RunFolder, pipeline: Pipeline) -> tuple[Path | None, list[str]]:
+    """Write ``vdsp_params.json``, the card's fused preprocessing, into a run folder; return its path, and notes.
 
     If the card cannot run the pipeline, nothing is written, and a file of an earlier pipeline is removed.
     """
@@ -210,10 +210,10 @@ def write_vdsp(folder: RunFolder, pipeline: Pipeline) -> Path | None:
     try:
         params = vdsp_from_pipeline(pipeline).params
     except VendorFileError:
+        notes = set_aside(folder, path)
         path.unlink(missing_ok=True)
-        return None
-    write_text(path, params.text())
-    return path
+        return None, notes
+    return path, write_editable(folder, path, params.text())
 
 
 def signature_notes(record: RunRecord) -> list[str]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from quantkit.errors import QuantkitError
-from quantkit.files import write_text
+from quantkit.runs.editable_files import update_written
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.targets import VACC
 from quantkit.vendors.vacc.document import Document
@@ -39,7 +39,7 @@ def update_paths(folder: RunFolder, record: RunRecord) -> tuple[Path, ...]:
             continue
         text = _with_paths(document, folder, record)
         if text != document.text:
-            write_text(path, text)
+            update_written(folder, path, text)
             changed.append(path)
     return tuple(changed)
 

@@ -27,7 +27,8 @@ from quantkit.graph.qdq.plan import Plan
 from quantkit.progress import NamedProgress, Progress, as_progress
 from quantkit.ptq.run_correction import images_of
 from quantkit.runs.configuration import recorded_with
-from quantkit.runs.folder import FP32
+from quantkit.runs.editable_files import write_editable
+from quantkit.runs.folder import FP32, RunFolder
 from quantkit.runs.inputs import model_inputs
 from quantkit.runs.outliers import set_without_outliers
 from quantkit.sensitivity.measure import LayerScorer, Quantization
@@ -196,7 +197,12 @@ def advise(
             best = worth_skipping(best, skipping)
     path = out or run / ADVISED
     build, command = _build(run, best, path, replace(options, weight_scale=best.weight_scale))
-    write_text(path, build.text)
+    if out is None:
+        folder = RunFolder(run)
+        with folder.locked():
+            notes += write_editable(folder, path, build.text)
+    else:
+        write_text(path, build.text)
     count = evaluation.images
     return Advice(
         images=(count - count // 2, count // 2),

@@ -289,3 +289,34 @@ def test_relink_build_file_in_the_users_form_is_unchanged(place: Path, checkpoin
     (place / "run/vamc.yaml").write_text(text)
     relink_run(place / "run")
     assert (place / "run/vamc.yaml").read_text() == text
+
+
+def test_build_file_edited_by_hand_is_renamed_before_it_is_written_anew(place: Path) -> None:
+    calibrated(place, target=VACC)
+    quantized(place, target=VACC, method=Kl())
+    run = place / "run"
+    edits = {}
+    for name in ("vamc.yaml", "vamc-kl.yaml"):
+        edits[name] = (run / name).read_text() + " \n"
+        (run / name).write_text(edits[name])
+    done = quantize(run, target=VACC, method=Kl(), options=QuantizeOptions(per_channel=False))
+    assert "vamc-kl.yaml was edited by hand: the edited file is vamc-kl.yaml.bak now" in done.notes
+    assert (run / "vamc-kl.yaml.bak").read_text() == edits["vamc-kl.yaml"]
+    assert (run / "vamc.yaml").read_text() == edits["vamc.yaml"], "its model has not changed"
+    (run / "vamc-kl.yaml").write_text(edits["vamc-kl.yaml"])
+    quantized(place, target=VACC, method=Kl())
+    assert (run / "vamc-kl.yaml.bak1").read_text() == edits["vamc-kl.yaml"]
+    calibrated(place, target=VACC, fresh=True, other=True)
+    assert (run / "vamc.yaml.bak").read_text() == edits["vamc.yaml"]
+
+
+def test_build_file_edited_by_hand_stays_edited_after_relink(place: Path, tmp_path: Path) -> None:
+    calibrated(place, target=VACC)
+    text = (place / "run/vamc.yaml").read_text()
+    (place / "run/vamc.yaml").write_text(f"# mine\n{text}")
+    moved = place.rename(tmp_path.parent / f"{tmp_path.name} moved with edits")
+    relink_run(moved / "run")
+    assert (moved / "run/vamc.yaml").read_text().startswith("# mine\n")
+    calibrated(moved, target=VACC)
+    assert (moved / "run/vamc.yaml.bak").read_text().startswith("# mine\n")
+    assert not (moved / "run/vamc.yaml").read_text().startswith("# mine\n")
