@@ -15,9 +15,7 @@ from quantkit.runs.folder import RunFolder
 def is_written(folder: RunFolder, path: Path, text: str) -> bool:
     """Return whether a file was last written with this text, and is there, edited or not."""
     recorded = folder.read().written.get(path.name)
-    if recorded is None:
-        return path.is_file() and path.read_bytes() == text.encode()
-    return path.is_file() and recorded == _digest(text)
+    return path.is_file() and (recorded or sha256_file(path)) == _digest(text)
 
 
 def write_editable(folder: RunFolder, path: Path, text: str) -> list[str]:
@@ -26,13 +24,20 @@ def write_editable(folder: RunFolder, path: Path, text: str) -> list[str]:
     Raises:
         OutputError: the file cannot be written.
     """
-    notes = set_aside(folder, path)
+    notes = _set_aside(folder, path)
     write_text(path, text)
-    _record(folder, path)
+    _record(folder, path, text)
     return notes
 
 
-def set_aside(folder: RunFolder, path: Path) -> list[str]:
+def remove_editable(folder: RunFolder, path: Path) -> list[str]:
+    """Remove a file if it is there, and return a note if it was edited: then it is renamed instead."""
+    notes = _set_aside(folder, path)
+    path.unlink(missing_ok=True)
+    return notes
+
+
+def _set_aside(folder: RunFolder, path: Path) -> list[str]:
     """Rename a file that was edited, and return a note that says so; others are left as they are."""
     if not _is_edited(folder, path):
         return []
@@ -51,11 +56,11 @@ def update_written(folder: RunFolder, path: Path, text: str) -> None:
     edited = _is_edited(folder, path)
     write_text(path, text)
     if not edited:
-        _record(folder, path)
+        _record(folder, path, text)
 
 
-def _record(folder: RunFolder, path: Path) -> None:
-    record, digest = folder.read(), sha256_file(path)
+def _record(folder: RunFolder, path: Path, text: str) -> None:
+    record, digest = folder.read(), _digest(text)
     if record.written.get(path.name) != digest:
         folder.write(record.model_copy(update={"written": {**record.written, path.name: digest}}))
 

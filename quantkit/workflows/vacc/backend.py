@@ -9,7 +9,7 @@ from quantkit.config.method import Kl, Method, Mse
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import QuantkitError
 from quantkit.notes import as_note
-from quantkit.runs.editable_files import is_written, set_aside, write_editable
+from quantkit.runs.editable_files import is_written, remove_editable, write_editable
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.location import set_of_run
 from quantkit.runs.outliers import set_without_outliers
@@ -93,8 +93,7 @@ class VaccBackend:
             try:
                 build = build_of_run(folder, record, model, run.prepared, self.options)
             except QuantkitError as error:
-                notes += set_aside(folder, path)
-                path.unlink(missing_ok=True)
+                notes += remove_editable(folder, path)
                 if for_card and model == run.name:
                     raise
                 notes.append(f"{path.name} was not written: {error}")
@@ -141,8 +140,7 @@ class VaccBackend:
     def remove_files(self, folder: RunFolder, models: Collection[str]) -> None:
         """Remove the files of models that are removed from a run: their build files, and those of the whole run."""
         for name in (*self.file_names, *map(build_file_name, models)):
-            set_aside(folder, folder.path / name)
-            (folder.path / name).unlink(missing_ok=True)
+            remove_editable(folder, folder.path / name)
 
     def tune_limits(self, budget: FloatBudget) -> FloatBudget:
         """Allow convolutions only, the operators of ``skip_conv_layers``, and few of them."""

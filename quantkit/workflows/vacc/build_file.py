@@ -11,7 +11,7 @@ from quantkit.config.method import Method, Percentile
 from quantkit.config.pipeline import Pipeline
 from quantkit.errors import ConfigError, VendorFileError
 from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
-from quantkit.runs.editable_files import set_aside, write_editable
+from quantkit.runs.editable_files import remove_editable, write_editable
 from quantkit.runs.folder import INT8, RunFolder, RunRecord
 from quantkit.runs.inputs import fp32_of_run
 from quantkit.targets import VACC, Target
@@ -210,9 +210,7 @@ def write_vdsp(folder: RunFolder, pipeline: Pipeline) -> tuple[Path | None, list
     try:
         params = vdsp_from_pipeline(pipeline).params
     except VendorFileError:
-        notes = set_aside(folder, path)
-        path.unlink(missing_ok=True)
-        return None, notes
+        return None, remove_editable(folder, path)
     return path, write_editable(folder, path, params.text())
 
 
