@@ -46,20 +46,9 @@ PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 EVERYTHING = TuneOptions(goal=Goal(max_drop=0, min_agreement=100), budget=FloatBudget(macs=60))
 
 
-@pytest.fixture(scope="module")
-def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with model, images, calibration set and run."""
-    folder = tmp_path_factory.mktemp("tune")
-    images = write_images(folder / "images", per_class=14)
-    build_calibration_set(images, count=20).save(folder / "set.csv")
-    model = uneven_model(folder / "tiny.onnx")
-    calibrate(model, folder / "set.csv", PIPELINE, run=folder / "run", method=Percentile(fraction=0.999))
-    return folder
-
-
 @pytest.fixture
-def run(calibrated: Path, tmp_path: Path) -> Path:
-    return copied_run(calibrated, tmp_path)
+def run(uneven_run: Path, tmp_path: Path) -> Path:
+    return copied_run(uneven_run, tmp_path)
 
 
 @pytest.fixture

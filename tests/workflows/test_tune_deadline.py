@@ -8,12 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import uneven_model, write_images
 from tune_models import builder_of, small_model
 
-from quantkit.config.method import MinMax, Percentile
-from quantkit.config.pipeline import Decode, Pipeline, ToTensor
-from quantkit.data.build_set import build_calibration_set
+from quantkit.config.method import MinMax
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.selection import Closeness
 from quantkit.progress import NoProgress
@@ -26,21 +23,14 @@ from quantkit.search.recipe import Recipe
 from quantkit.search.stages import Goal, HoldoutResult, Trial
 from quantkit.search.trial_cache import TrialCache
 from quantkit.search.trials import Trials
-from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.tune import TuneOptions, tune
 
-PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 OPTIONS = TuneOptions(goal=Goal(max_drop=0, min_agreement=100), budget=FloatBudget(macs=60))
 
 
 @pytest.fixture(scope="module")
-def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("deadline")
-    images = write_images(folder / "images", per_class=14)
-    build_calibration_set(images, count=20).save(folder / "set.csv")
-    model = uneven_model(folder / "tiny.onnx")
-    calibrate(model, folder / "set.csv", PIPELINE, run=folder / "run", method=Percentile(fraction=0.999))
-    return folder / "run"
+def calibrated(uneven_run: Path) -> Path:
+    return uneven_run / "run"
 
 
 @pytest.fixture
